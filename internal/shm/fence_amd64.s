@@ -1,0 +1,14 @@
+#include "textflag.h"
+
+// func fence()
+TEXT ·fence(SB), NOSPLIT, $0-0
+	MFENCE
+	RET
+
+// func store16(p *uint16, v uint16)
+// Stores are not reordered with earlier ones on this machine.
+TEXT ·store16(SB), NOSPLIT, $0-10
+	MOVQ p+0(FP), AX
+	MOVW v+8(FP), CX
+	MOVW CX, (AX)
+	RET
