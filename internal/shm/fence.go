@@ -11,3 +11,8 @@ func fence()
 //
 //go:noescape
 func store16(p *uint16, v uint16)
+
+// load16 loads from p with acquire ordering. Go has no 16-bit atomics.
+//
+//go:noescape
+func load16(p *uint16) uint16

@@ -12,3 +12,11 @@ TEXT ·store16(SB), NOSPLIT, $0-10
 	MOVW v+8(FP), CX
 	MOVW CX, (AX)
 	RET
+
+// func load16(p *uint16) uint16
+// Loads are not reordered with later accesses on this machine.
+TEXT ·load16(SB), NOSPLIT, $0-10
+	MOVQ p+0(FP), AX
+	MOVWLZX (AX), CX
+	MOVW CX, ret+8(FP)
+	RET

@@ -12,3 +12,10 @@ TEXT ·store16(SB), NOSPLIT, $0-10
 	MOVHU v+8(FP), R1
 	STLRH R1, (R0)
 	RET
+
+// func load16(p *uint16) uint16
+TEXT ·load16(SB), NOSPLIT, $0-10
+	MOVD p+0(FP), R0
+	LDARH (R0), R1
+	MOVH R1, ret+8(FP)
+	RET

@@ -29,6 +29,46 @@ func TestWindowAccessIsLittleEndianAndExact(t *testing.T) {
 	require.Panics(t, func() { w.Store16(4095, 0) })
 }
 
+func TestHalfWordsNeedNoAlignedWordAroundThem(t *testing.T) {
+	fd, m, err := NewMemory("half", 4096)
+	require.NoError(t, err)
+	defer m.Close()
+	defer unix.Close(fd)
+	w := Of(m.Bytes()[2:4])
+	require.True(t, w.Aligned(2))
+	require.False(t, w.Aligned(4))
+	w.Store16(0, 0xbeef)
+	require.Equal(t, uint16(0xbeef), w.Load16(0), "nothing outside the window is accessed")
+	require.Panics(t, func() { w.Load16(1) })
+	require.Panics(t, func() { Of(m.Bytes()[1:]).Load16(0) })
+	require.True(t, Window{}.Aligned(4096))
+}
+
+func TestWindowCopies(t *testing.T) {
+	fd, m, err := NewMemory("copies", 4096)
+	require.NoError(t, err)
+	defer m.Close()
+	defer unix.Close(fd)
+	w := Of(m.Bytes())
+	for _, n := range []int{0, 1, 2, 3, 4, 5, 8, 100} {
+		for off := range 5 {
+			clear(w.Bytes())
+			p, q := make([]byte, n), make([]byte, n)
+			for i := range p {
+				p[i] = byte(i + 1)
+			}
+			w.Write(off, p)
+			require.Equal(t, p, w.Bytes()[off:off+n])
+			require.Equal(t, make([]byte, off), w.Bytes()[:off])
+			require.Equal(t, make([]byte, 10), w.Bytes()[off+n:off+n+10])
+			w.Read(q, off)
+			require.Equal(t, p, q)
+		}
+	}
+	require.Panics(t, func() { w.Read(make([]byte, 2), 4095) })
+	require.Panics(t, func() { w.Write(4095, make([]byte, 2)) })
+}
+
 func TestGuardReportsTruncatedMemory(t *testing.T) {
 	fd, m, err := NewMemory("guard", 2*4096)
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"encoding/binary"
 	"sync/atomic"
 	"unsafe"
 )
@@ -8,14 +9,13 @@ import (
 // Window is a range of shared memory. It is a view: it owns nothing, and is
 // valid as long as the memory behind it stays mapped. The zero Window is empty.
 //
-// Offsets must be naturally aligned for the width of the access and lie inside
-// the window; anything else is a bug of the caller and panics, so callers check
+// Accesses must be naturally aligned in memory and lie inside the window;
+// anything else is a bug of the caller and panics, so callers check
 // what comes from a peer first. Values are little-endian, as both machines we
 // build for (amd64, arm64) are.
 type Window struct{ b []byte }
 
-// Of returns the window over b, whose first byte must be aligned to 4 bytes for
-// 16- and 32-bit accesses, and to 8 bytes for 64-bit ones.
+// Of returns the window over b.
 func Of(b []byte) Window { return Window{b} }
 
 // Len returns the length of the window in bytes.
@@ -24,14 +24,16 @@ func (w Window) Len() int { return len(w.b) }
 // Bytes returns the memory itself, for plain (unordered) access.
 func (w Window) Bytes() []byte { return w.b }
 
+// Aligned reports whether the first byte lies at a multiple of n, a power of two.
+// Memory that a peer laid out may start anywhere.
+func (w Window) Aligned(n int) bool {
+	return len(w.b) == 0 || uintptr(unsafe.Pointer(&w.b[0]))&uintptr(n-1) == 0
+}
+
 // Load16 is an acquiring load: what was stored before the value was, is seen
-// after it. Go has no 16-bit atomics, so the aligned word around it is loaded.
+// after it.
 func (w Window) Load16(off int) uint16 {
-	word := w.Load32(off &^ 3)
-	if off&2 != 0 {
-		return uint16(word >> 16)
-	}
-	return uint16(word)
+	return load16(w.half(off))
 }
 
 // Load32 is an acquiring load.
@@ -48,11 +50,35 @@ func (w Window) Store32(off int, v uint32) {
 // Store16 is a releasing store of 16 bits; the neighbouring 16 bits, which may
 // belong to the other side, are not touched.
 func (w Window) Store16(off int, v uint16) {
-	_ = w.b[off+1]
-	if off&1 != 0 {
-		panic("shm: misaligned 16-bit store")
+	store16(w.half(off), v)
+}
+
+// Read copies len(p) bytes at off to p. Two or four bytes that are naturally
+// aligned are one acquiring load, as they would be one read on a bus; longer
+// copies have no order within themselves.
+func (w Window) Read(p []byte, off int) {
+	switch part := (Window{w.b[off : off+len(p)]}); {
+	case len(p) == 2 && part.Aligned(2):
+		binary.LittleEndian.PutUint16(p, part.Load16(0))
+	case len(p) == 4 && part.Aligned(4):
+		binary.LittleEndian.PutUint32(p, part.Load32(0))
+	default:
+		copy(p, part.b)
 	}
-	store16((*uint16)(unsafe.Pointer(&w.b[off])), v)
+}
+
+// Write copies p to off. Two or four bytes that are naturally aligned are one
+// releasing store, as they would be one write on a bus; longer copies have no
+// order within themselves.
+func (w Window) Write(off int, p []byte) {
+	switch part := (Window{w.b[off : off+len(p)]}); {
+	case len(p) == 2 && part.Aligned(2):
+		part.Store16(0, binary.LittleEndian.Uint16(p))
+	case len(p) == 4 && part.Aligned(4):
+		part.Store32(0, binary.LittleEndian.Uint32(p))
+	default:
+		copy(part.b, p)
+	}
 }
 
 // Fence orders every access before it ahead of every access after it, stores
@@ -68,4 +94,13 @@ func (w Window) word(off int) *uint32 {
 		panic("shm: misaligned 32-bit access")
 	}
 	return (*uint32)(p)
+}
+
+func (w Window) half(off int) *uint16 {
+	_ = w.b[off+1]
+	p := unsafe.Pointer(&w.b[off])
+	if uintptr(p)&1 != 0 {
+		panic("shm: misaligned 16-bit access")
+	}
+	return (*uint16)(p)
 }
