@@ -1,0 +1,123 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// report is the conversation with the guest on its report port. Each line of
+// the guest starts with what it is: "! " from its first process, which says
+// that it is up and, later, how the work ended; "> " from the work itself.
+type report struct {
+	port *port
+
+	mu      sync.Mutex
+	heard   []string      // what the work said and nobody has taken yet
+	changed chan struct{} // closed and replaced when there is more, or the end
+	ended   bool
+	ups     int // how often the first process started
+	exited  bool
+	status  int
+	err     error // a line that makes no sense
+
+	onUp   func()
+	onExit func()
+}
+
+// maxHeard bounds the lines the work may be ahead of the test.
+const maxHeard = 1 << 16
+
+var errEnded = errors.New("vm: the guest has ended")
+
+// listen reads until the port closes.
+func (r *report) listen() {
+	lines := bufio.NewReader(io.LimitReader(r.port, maxCapture))
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			break
+		}
+		r.take(strings.TrimRight(line, "\r\n"))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	r.signal()
+}
+
+func (r *report) take(line string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.signal()
+	if said, ok := strings.CutPrefix(line, "> "); ok && len(r.heard) < maxHeard {
+		r.heard = append(r.heard, said)
+		return
+	}
+	if line == "! up" {
+		r.ups++
+		r.onUp()
+		return
+	}
+	if text, ok := strings.CutPrefix(line, "! exit "); ok {
+		if status, err := strconv.Atoi(text); err == nil {
+			r.exited, r.status = true, status
+			r.onExit()
+			return
+		}
+	}
+	if r.err == nil {
+		r.err = fmt.Errorf("vm: unexpected line on the report port: %q", line)
+	}
+}
+
+func (r *report) signal() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// hear takes the next line the work said.
+func (r *report) hear(ctx context.Context) (string, error) {
+	for {
+		r.mu.Lock()
+		if len(r.heard) > 0 {
+			line := r.heard[0]
+			r.heard = r.heard[1:]
+			r.mu.Unlock()
+			return line, nil
+		}
+		over, changed := r.ended || r.exited, r.changed
+		r.mu.Unlock()
+		if over {
+			return "", errEnded
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", fmt.Errorf("vm: wait for the guest to speak: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// say tells the work one line.
+func (r *report) say(line string) error {
+	if strings.Contains(line, "\n") {
+		return fmt.Errorf("vm: more than one line for the guest: %q", line)
+	}
+	if _, err := io.WriteString(r.port, line+"\n"); err != nil {
+		return fmt.Errorf("vm: speak to the guest: %w", err)
+	}
+	return nil
+}
+
+// verdict says how the work ended, and whether it did.
+func (r *report) verdict() (status int, exited bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status, r.exited, r.err
+}
