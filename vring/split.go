@@ -1,0 +1,282 @@
+package vring
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Layout of the available ring (§2.7.6) and of the used ring (§2.7.8), in bytes.
+// used_event comes after the last available entry, avail_event after the last
+// used one.
+const (
+	availFlags     = 0x00 // u16
+	availIndex     = 0x02 // u16
+	availRing      = 0x04
+	availEntrySize = 2
+	usedFlags      = 0x00 // u16, one aligned word with the index
+	usedRing       = 0x04
+	usedEntrySize  = 8 // u32 head, u32 length
+)
+
+const (
+	noInterrupt = 1 << 0 // in the flags of the available ring
+	noNotify    = 1 << 0 // in the flags of the used ring
+)
+
+// Split is the device side of a split virtqueue (§2.7). It implements Queue.
+//
+// Indices run freely and wrap at 16 bits; a slot is an index modulo the size. In
+// the order in which chains pass them:
+//
+//	published ≤ pushed ≤ next ≤ avail ≤ published + size
+//
+// From avail on the entries of the available ring have not been read; next is
+// the first chain that was not fetched; pushed and published are the used index
+// as the batch and as the driver know it.
+//
+// The device owns the used ring and never reads it: the batch is kept here, is
+// written when it is published, and so survives host memory that comes and goes.
+type Split struct {
+	cfg   Config
+	desc  table
+	avail area
+	used  area
+
+	nextIndex, availIndex       uint16
+	pushedIndex, publishedIndex uint16
+
+	heads      []byte // entries of the available ring, copied once each
+	batch      []byte // entries of the used ring
+	indirect   []byte // an indirect table that cannot be lent
+	suppressed bool   // the driver was told not to notify, by flag
+	undecided  bool   // published, but what the driver wants could not be read
+	broken     error  // the driver's fault; final
+	unresolved error  // of the last Resolve
+}
+
+var _ Queue = (*Split)(nil)
+
+// NewSplit returns the split virtqueue at the given place in mem. Errors are
+// ErrSize, ErrRingAddress and those of Memory.
+func NewSplit(mem Memory, cfg Config) (*Split, error) {
+	n := cfg.Size
+	if n < 1 || n > MaxSize || n&(n-1) != 0 {
+		return nil, fmt.Errorf("%d descriptors: %w", n, ErrSize)
+	}
+	if cfg.MaxChain <= 0 {
+		cfg.MaxChain = n
+	}
+	event := 0
+	if cfg.EventIdx {
+		event = 2
+	}
+	q := &Split{
+		cfg: cfg,
+		desc: table{
+			size: n,
+			area: area{mem: mem, name: "descriptor table", addr: cfg.Desc, len: n * descSize, align: 16, access: Read},
+		},
+		avail: area{
+			mem: mem, name: "available ring", addr: cfg.Driver,
+			len: availRing + n*availEntrySize + event, align: 2, access: Read,
+		},
+		used: area{
+			mem: mem, name: "used ring", addr: cfg.Device,
+			len: usedRing + n*usedEntrySize + event, align: 4, access: Write,
+		},
+		nextIndex: cfg.Start, availIndex: cfg.Start,
+		pushedIndex: cfg.Start, publishedIndex: cfg.Start,
+		heads: make([]byte, n*availEntrySize),
+		batch: make([]byte, n*usedEntrySize),
+	}
+	for _, a := range []*area{&q.desc.area, &q.avail, &q.used} {
+		if err := a.check(); err != nil {
+			return nil, err
+		}
+	}
+	if err := q.Resolve(); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// Resolve implements Queue. What was read ahead is read again.
+func (q *Split) Resolve() error {
+	q.availIndex = q.nextIndex
+	q.unresolved = nil
+	for _, resolve := range []func() error{q.desc.resolve, q.avail.resolve, q.used.resolve} {
+		if err := resolve(); err != nil {
+			q.unresolved = err
+			break
+		}
+	}
+	return q.unresolved
+}
+
+// InFlight implements Queue.
+func (q *Split) InFlight() int { return int(q.nextIndex - q.pushedIndex) }
+
+// Next implements Queue.
+func (q *Split) Next(c *Chain) (ok bool, err error) {
+	if err := q.unable(); err != nil {
+		return false, err
+	}
+	if q.nextIndex == q.availIndex {
+		if more, err := q.refresh(); !more {
+			return false, err
+		}
+	}
+	slot := int(q.nextIndex) & (q.cfg.Size - 1)
+	head := binary.LittleEndian.Uint16(q.heads[slot*availEntrySize:])
+	c.reset(head)
+	if err := q.walk(c); err != nil {
+		c.reset(head)
+		c.split()
+		return false, q.fail(fmt.Errorf("chain %d: %w", head, err))
+	}
+	q.nextIndex++
+	if err := c.finish(); err != nil {
+		return true, fmt.Errorf("chain %d: %w", head, err)
+	}
+	return true, nil
+}
+
+// refresh reads the available index, and then the entries up to it. It reports
+// whether a chain can be fetched.
+func (q *Split) refresh() (more bool, err error) {
+	index, err := q.avail.load16(availIndex)
+	if err != nil {
+		return false, err
+	}
+	fresh := int(index - q.availIndex)
+	if fresh == 0 {
+		return q.nextIndex != q.availIndex, nil
+	}
+	if outstanding := int(q.availIndex - q.publishedIndex); fresh > q.cfg.Size-outstanding {
+		return false, q.fail(fmt.Errorf("%w: %d after %d with %d in use",
+			ErrAvailIndex, index, q.availIndex, outstanding))
+	}
+	err = span(q.cfg.Size, q.availIndex, fresh, func(slot, n int) error {
+		off := slot * availEntrySize
+		return q.avail.read(q.heads[off:off+n*availEntrySize], availRing+off)
+	})
+	if err != nil {
+		return false, err
+	}
+	q.desc.forget()
+	q.availIndex = index
+	return true, nil
+}
+
+// walk collects the chain that starts at c.Head in the descriptor table. It may
+// end in an indirect table (§2.7.5.3.2).
+func (q *Split) walk(c *Chain) error {
+	size := q.cfg.Size
+	i := c.Head
+	if int(i) >= size {
+		return ErrHead
+	}
+	for n := 1; ; n++ {
+		d, err := q.desc.get(i)
+		if err != nil {
+			return err
+		}
+		if d.flags&flagIndirect != 0 {
+			return q.walkIndirect(c, d)
+		}
+		if err := c.add(d, q.cfg.MaxChain); err != nil {
+			return err
+		}
+		if d.flags&flagNext == 0 {
+			return nil
+		}
+		if n == size {
+			return ErrLoop
+		}
+		if i = d.next; int(i) >= size {
+			return fmt.Errorf("%w: %d", ErrNext, i)
+		}
+	}
+}
+
+// walkIndirect collects the rest of a chain from the table that d refers to; it
+// starts with the table's first descriptor. Whether d itself is writable does
+// not matter (§2.7.5.3.2).
+func (q *Split) walkIndirect(c *Chain, d desc) error {
+	if err := q.checkIndirect(d); err != nil {
+		return err
+	}
+	b, err := q.indirectTable(d.addr, int(d.len))
+	if err != nil {
+		return fmt.Errorf("indirect table of %d bytes at %#x: %w", d.len, d.addr, err)
+	}
+	size := len(b) / descSize
+	for i, n := 0, 1; ; n++ {
+		e := decodeDesc(b[i*descSize:])
+		if e.flags&flagIndirect != 0 {
+			return ErrIndirectNested
+		}
+		if err := c.add(e, q.cfg.MaxChain); err != nil {
+			return err
+		}
+		if e.flags&flagNext == 0 {
+			return nil
+		}
+		if n == size {
+			return fmt.Errorf("indirect table: %w", ErrLoop)
+		}
+		if i = int(e.next); i >= size {
+			return fmt.Errorf("indirect table: %w: %d of %d", ErrNext, i, size)
+		}
+	}
+}
+
+func (q *Split) checkIndirect(d desc) error {
+	switch {
+	case !q.cfg.Indirect:
+		return ErrIndirect
+	case d.flags&flagNext != 0:
+		return ErrIndirectNext
+	case d.len == 0 || d.len%descSize != 0:
+		return fmt.Errorf("%w: %d", ErrIndirectLength, d.len)
+	case int64(d.len/descSize) > int64(q.cfg.MaxChain):
+		return fmt.Errorf("%w: %d descriptors", ErrIndirectTooLong, d.len/descSize)
+	case d.addr+uint64(d.len) < d.addr:
+		return ErrAddress
+	}
+	return nil
+}
+
+// indirectTable returns the n bytes of a table, in place or copied. They are
+// valid until the next call.
+func (q *Split) indirectTable(addr uint64, n int) ([]byte, error) {
+	mem := q.desc.mem
+	b, err := mem.Lend(addr, n, Read)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) >= n {
+		return b[:n], nil
+	}
+	if q.indirect == nil {
+		q.indirect = make([]byte, q.cfg.MaxChain*descSize)
+	}
+	b = q.indirect[:n]
+	return b, mem.ReadAt(b, addr)
+}
+
+// unable returns why the ring cannot be read, if so.
+func (q *Split) unable() error {
+	if q.broken != nil {
+		return q.broken
+	}
+	return q.unresolved
+}
+
+// fail stops the queue if err is the driver's fault.
+func (q *Split) fail(err error) error {
+	if IsMalformed(err) {
+		q.broken = err
+	}
+	return err
+}

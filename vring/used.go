@@ -1,0 +1,129 @@
+package vring
+
+import (
+	"encoding/binary"
+
+	"github.com/vblk-ep/vblk-ep/internal/shm"
+)
+
+// Push implements Queue.
+func (q *Split) Push(c *Chain, written uint32) {
+	if q.InFlight() == 0 {
+		panic("vring: pushed a chain that is not in flight")
+	}
+	slot := int(q.pushedIndex) & (q.cfg.Size - 1)
+	e := q.batch[slot*usedEntrySize:][:usedEntrySize]
+	binary.LittleEndian.PutUint32(e, uint32(c.Head))
+	binary.LittleEndian.PutUint32(e[4:], written)
+	q.pushedIndex++
+}
+
+// Publish implements Queue: the entries, then one store of flags and index, then
+// one look at what the driver wants.
+func (q *Split) Publish() (interrupt bool, err error) {
+	if q.pushedIndex == q.publishedIndex && !q.undecided {
+		return false, nil
+	}
+	if q.unresolved != nil {
+		return false, q.unresolved
+	}
+	was := q.publishedIndex
+	if err := q.writeBatch(); err != nil {
+		return false, err
+	}
+	if q.undecided { // and not worth another look: an interrupt too many is legal
+		q.undecided = false
+		return true, nil
+	}
+	// The driver sets used_event or its flag, and then looks at the used index;
+	// one of the two must see the other.
+	q.undecided = true
+	shm.Fence()
+	if interrupt, err = q.wantsInterrupt(was); err != nil {
+		return false, err
+	}
+	q.undecided = false
+	return interrupt, nil
+}
+
+func (q *Split) writeBatch() error {
+	count := int(q.pushedIndex - q.publishedIndex)
+	if count == 0 {
+		return nil
+	}
+	err := span(q.cfg.Size, q.publishedIndex, count, func(slot, n int) error {
+		off := slot * usedEntrySize
+		return q.used.write(usedRing+off, q.batch[off:off+n*usedEntrySize])
+	})
+	if err != nil {
+		return err
+	}
+	if err := q.storeUsed(q.pushedIndex, q.suppressed); err != nil {
+		return err
+	}
+	q.publishedIndex = q.pushedIndex
+	return nil
+}
+
+// storeUsed writes flags and index of the used ring. Both belong to the device
+// and share an aligned word, so one store does.
+func (q *Split) storeUsed(index uint16, suppress bool) error {
+	v := uint32(index) << 16
+	if suppress {
+		v |= noNotify
+	}
+	return q.used.store32(usedFlags, v)
+}
+
+// wantsInterrupt says whether the driver wants to hear of what was published
+// after index was (§2.7.7).
+func (q *Split) wantsInterrupt(was uint16) (bool, error) {
+	if q.cfg.EventIdx {
+		event, err := q.avail.load16(availRing + q.cfg.Size*availEntrySize)
+		return needEvent(event, q.publishedIndex, was), err
+	}
+	flags, err := q.avail.load16(availFlags)
+	return flags&noInterrupt == 0, err
+}
+
+// needEvent says whether an index that moved from was to now passed event: the
+// entry at event is among those added (§2.7.7.2).
+func needEvent(event, now, was uint16) bool {
+	return now-event-1 < now-was
+}
+
+// EnableNotifications implements Queue (§2.7.10).
+func (q *Split) EnableNotifications() (more bool, err error) {
+	if err := q.unable(); err != nil {
+		return false, err
+	}
+	if q.cfg.EventIdx {
+		err = q.used.store16(usedRing+q.cfg.Size*usedEntrySize, q.nextIndex)
+	} else if q.suppressed {
+		err = q.storeUsed(q.publishedIndex, false)
+	}
+	if err != nil {
+		return false, err
+	}
+	q.suppressed = false
+	// The driver moves the available index, and then looks at avail_event or the
+	// flag; one of the two must see the other.
+	shm.Fence()
+	return q.refresh()
+}
+
+// DisableNotifications implements Queue. With EVENT_IDX there is nothing to do:
+// the driver will not pass an avail_event that stays behind.
+func (q *Split) DisableNotifications() error {
+	if q.cfg.EventIdx || q.suppressed {
+		return nil
+	}
+	if err := q.unable(); err != nil {
+		return err
+	}
+	if err := q.storeUsed(q.publishedIndex, true); err != nil {
+		return err
+	}
+	q.suppressed = true
+	return nil
+}
