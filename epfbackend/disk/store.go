@@ -1,0 +1,138 @@
+package disk
+
+import "golang.org/x/sys/unix"
+
+// Op is a kind of operation.
+type Op uint8
+
+// The operations.
+const (
+	Read        Op = iota
+	Write          // see IO.Durable
+	Flush          // all writes that completed before it started are on stable storage
+	Discard        // the range's content no longer matters
+	WriteZeroes    // the range reads as zeroes; see IO.Unmap
+	SecureErase    // the range's content, and all copies of it, are gone
+)
+
+// IO is one operation. Its owner allocates it once and uses it again and again;
+// from Engine.Start until Engine.Wait returns it, it belongs to the engine. It
+// must not be copied, nor shared between engines.
+type IO struct {
+	Tag    int // the owner's, to tell its IOs apart; the engine does not look at it
+	Op     Op
+	Offset int64 // in bytes
+	Length int64 // in bytes; for Read and Write the sum of Iov; ignored by Flush
+
+	// Iov is the memory of a Read or Write, lent until the IO is done. It may be
+	// memory of the guest. Neither it nor the slice is changed except for the
+	// memory itself by a Read.
+	Iov []unix.Iovec
+
+	// Durable asks that the effect of a Write, WriteZeroes, Discard or SecureErase
+	// is on stable storage before it is done.
+	Durable bool
+
+	// Unmap allows WriteZeroes to give the space back.
+	Unmap bool
+
+	// Err is the result: nil, or a unix.Errno. EROFS: the disk was opened
+	// read-only. EOPNOTSUPP: the disk cannot do this. EIO also stands for a range
+	// that is not (or no longer) on the disk, EINVAL for an Iov that does not add
+	// up to Length, EBUSY for more operations than the engine was made for.
+	// EFAULT: the memory is gone. ECANCELED: the engine was closed over a long
+	// Discard, WriteZeroes or SecureErase.
+	Err error
+
+	step  step         // the system call that is in flight
+	moved int64        // bytes that are done
+	left  []unix.Iovec // what is left of Iov
+	cut   []unix.Iovec // backs left after a transfer that stopped inside a vector
+	lone  [1]unix.Iovec
+	way   way  // how WriteZeroes is being tried
+	tries int  // that were fruitless since the last progress
+	paged bool // to take the page cache, whatever its alignment
+	slot  uint32
+}
+
+// Engine runs operations on a Store for one worker: one goroutine, locked to its
+// OS thread, makes all calls.
+type Engine interface {
+	// Start queues io. It never waits for the disk. At most depth operations may
+	// be unfinished.
+	Start(io *IO)
+
+	// Wait hands what was started to the kernel and returns what is done, in any
+	// order. With block, it sleeps until something is done or the doorbell rings.
+	// rung reports that the doorbell has rung since the last time; it has been
+	// drained. done is valid until the next Wait. An error means that the engine
+	// is broken: nothing more will complete.
+	Wait(block bool) (done []*IO, rung bool, err error)
+
+	// Name returns "io_uring", "plain" or "null".
+	Name() string
+
+	// Close waits for what is in flight (cutting short long operations over a
+	// range) and gives everything up. Operations that were not returned by Wait
+	// are forgotten.
+	Close() error
+}
+
+// EngineKind selects an engine.
+type EngineKind uint8
+
+// Kinds of engine.
+const (
+	Auto  EngineKind = iota // io_uring, or plain where the kernel refuses it
+	URing                   // io_uring or an error
+	Plain                   // preadv, pwritev and their like on a few threads
+)
+
+// String returns the name that ParseEngineKind takes.
+func (k EngineKind) String() string {
+	switch k {
+	case Auto:
+		return "auto"
+	case URing:
+		return "io_uring"
+	case Plain:
+		return "plain"
+	}
+	return "unknown"
+}
+
+// ParseEngineKind is the inverse of String.
+func ParseEngineKind(s string) (EngineKind, bool) {
+	for k := Auto; k <= Plain; k++ {
+		if k.String() == s {
+			return k, true
+		}
+	}
+	return Auto, false
+}
+
+// Store is one disk. Its methods may be called from any goroutine at any time
+// until Close.
+type Store interface {
+	// Info returns what is known of the disk now.
+	Info() Info
+
+	// NewEngine makes an engine for at most depth unfinished operations (1 to
+	// MaxDepth), which also listens to doorbell, an eventfd of the caller's that
+	// nobody else reads and that outlives the engine. It must be called on the
+	// goroutine that will use the engine.
+	NewEngine(kind EngineKind, depth, doorbell int) (Engine, error)
+
+	// Refresh looks at the size again, and reports whether it has changed.
+	Refresh() (changed bool, err error)
+
+	// Flush is the Flush operation, for when no engine is at hand.
+	Flush() error
+
+	// Close gives the disk up, after the last engine was closed. It may be called
+	// again.
+	Close() error
+}
+
+// MaxDepth is the largest number of unfinished operations of one engine.
+const MaxDepth = 32768
