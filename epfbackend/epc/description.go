@@ -1,0 +1,53 @@
+package epc
+
+// Description is a function's face in configuration space.
+type Description struct {
+	Identity Identity
+
+	// BARs holds the function's base address registers; a zero Size is an
+	// absent one.
+	BARs [6]BAR
+
+	// Capabilities are complete PCI capabilities (identifier, a next pointer
+	// that the controller fills in, body), in list order. MSI-X is not among
+	// them: the controller makes it from MSIX.
+	Capabilities []Capability
+
+	MSIX MSIX
+}
+
+// Identity is the identifying part of a type 0 header (PCI 3.0 §6.2.1).
+type Identity struct {
+	Vendor, Device                   uint16
+	SubsystemVendor, SubsystemDevice uint16
+	Revision                         uint8
+	Class                            uint32 // 24 bits: base class, subclass, interface
+	InterruptPin                     uint8  // 0 none, 1 INTA … 4 INTD
+}
+
+// BAR is one base address register: memory space, 32 bits, not prefetchable.
+type BAR struct {
+	Size uint64 // bytes, a power of two, at least 16
+}
+
+// Capability is one entry of the capability list.
+type Capability struct {
+	Data []byte // from the capability identifier on; byte 1 is the controller's
+
+	// Writable marks the bits of Data that the host may change (same length,
+	// or nil for none).
+	Writable []byte
+
+	// Window, when set, makes the last four bytes of Data a view of a BAR: each
+	// access to them becomes an access to Window(Data) (virtio 1.4 §4.1.4.9).
+	Window func(data []byte) (bar int, off uint64, n int)
+}
+
+// MSIX says where the MSI-X structures of a function are (PCI 3.0 §6.8.2).
+type MSIX struct {
+	Vectors     int // 0: none; at most 2048
+	TableBAR    int
+	TableOffset uint32
+	PBABAR      int
+	PBAOffset   uint32
+}
