@@ -1,0 +1,104 @@
+package epfbackend
+
+import (
+	"fmt"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+)
+
+// This file is what the driver's decisions do: regfile.Handler.
+
+// Activate implements regfile.Handler.
+func (f *Function) Activate(accepted virtio.Features) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted = accepted
+	// Without the means to flush there must be no cache to flush (virtio 1.4
+	// §5.2.6.2). With CONFIG_WCE, what the driver wrote stands already.
+	if !accepted.Has(virtioblk.ConfigWCE) {
+		f.writeback.Store(accepted.Has(virtioblk.Flush) && !f.opts.WriteThrough)
+	}
+	f.log.Info("driver ready", "features", accepted.Describe(virtioblk.FeatureNames))
+}
+
+// StartQueue implements regfile.Handler.
+func (f *Function) StartQueue(i int, q regfile.Queue) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ctl == nil {
+		return
+	}
+	at := running
+	if f.paused {
+		at = paused
+	}
+	f.workers[i] = startWorker(f, i, q, at)
+}
+
+// StopQueue implements regfile.Handler.
+func (f *Function) StopQueue(i int) (done <-chan struct{}) {
+	return f.stop(i, i+1)
+}
+
+// Stop implements regfile.Handler.
+func (f *Function) Stop() (done <-chan struct{}) {
+	return f.stop(0, f.opts.Queues)
+}
+
+// stop stops the queues from first up to end.
+func (f *Function) stop(first, end int) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var stopping []*worker
+	for i, w := range f.workers[first:end] {
+		if w != nil {
+			f.workers[first+i] = nil
+			w.ask(stopped)
+			stopping = append(stopping, w)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		for _, w := range stopping {
+			<-w.gone
+		}
+		close(done)
+	}()
+	return done
+}
+
+// Notify implements regfile.Handler.
+func (f *Function) Notify(i int) { f.bells[i].Ring() }
+
+// WriteConfig implements regfile.Handler: only the write cache mode may be
+// written (virtio 1.4 §5.2.5.2).
+func (f *Function) WriteConfig(config []byte, off int, p []byte) {
+	i := virtioblk.CfgWriteback - off
+	if i < 0 || i >= len(p) {
+		return
+	}
+	on := p[i]&1 != 0
+	config[virtioblk.CfgWriteback] = p[i] & 1
+	if was := f.writeback.Swap(on); was && !on {
+		go f.flushCache()
+	}
+}
+
+// flushCache writes out what the cache held when the driver turned it off: no
+// flush will follow.
+func (f *Function) flushCache() {
+	if err := f.store.Flush(); err != nil {
+		f.fail(fmt.Errorf("flush the disk: %w", err))
+	}
+}
+
+// ResetConfig implements regfile.Handler.
+func (f *Function) ResetConfig(config []byte) {
+	config[virtioblk.CfgWriteback] = 1
+	if f.opts.WriteThrough {
+		config[virtioblk.CfgWriteback] = 0
+	}
+	f.writeback.Store(!f.opts.WriteThrough)
+}

@@ -1,0 +1,246 @@
+package epfbackend
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/vblk-ep/vblk-ep/doorbell"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+)
+
+// Function is one disk as one PCI function. It implements epc.Function for its
+// controller, and regfile.Handler for its register file.
+type Function struct {
+	store   disk.Store
+	opts    Options
+	log     *slog.Logger
+	desc    epc.Description
+	offered virtio.Features
+	regs    *regfile.Trapped
+	bells   []doorbell.Source // one a queue
+
+	info     disk.Info // as it was at New; only the size ever changes
+	readOnly bool
+	serial   [virtioblk.IDLen]byte
+	lifetime []byte // the answer to GET_LIFETIME; nil if the disk has none
+
+	size      atomic.Int64 // of the disk, in bytes
+	writeback atomic.Bool  // completed writes may still be in a volatile cache
+
+	mu       sync.Mutex
+	ctl      epc.Controller // nil while detached
+	accepted virtio.Features
+	workers  []*worker // by queue; nil where none runs
+	paused   bool
+}
+
+var (
+	_ epc.Function    = (*Function)(nil)
+	_ regfile.Handler = (*Function)(nil)
+)
+
+// New returns the function that exports store. The store stays the caller's,
+// who closes it after Close.
+func New(store disk.Store, o Options) (*Function, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	o.setDefaults()
+	info := store.Info()
+	f := &Function{
+		store: store, opts: o, log: o.Log, offered: offer(info, o.Queues),
+		info: info, readOnly: info.ReadOnly,
+	}
+	f.size.Store(info.Size)
+	f.writeback.Store(!o.WriteThrough)
+	f.workers = make([]*worker, o.Queues)
+	if o.Serial == "" {
+		o.Serial = info.Serial
+	}
+	copy(f.serial[:], o.Serial)
+	if info.Lifetime != nil {
+		f.lifetime = make([]byte, virtioblk.LifetimeLen)
+		virtioblk.Lifetime(*info.Lifetime).Encode(f.lifetime)
+	}
+
+	config := deviceConfig(info, &o)
+	vectors := o.Queues + 1 // one for configuration changes
+	f.desc = describe(&o, vectors, len(config))
+	f.regs = regfile.NewTrapped(regfile.Config{
+		Offered: f.offered, Queues: o.Queues, QueueSize: o.QueueSize,
+		Vectors: vectors, DeviceConfig: config, Log: o.Log,
+	}, f)
+	for range o.Queues {
+		bell, err := doorbell.NewTrapped()
+		if err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+		f.bells = append(f.bells, bell)
+	}
+	return f, nil
+}
+
+// Close releases what New made. The function must be detached.
+func (f *Function) Close() error {
+	var errs *multierror.Error
+	for _, b := range f.bells {
+		errs = multierror.Append(errs, b.Close())
+	}
+	f.bells = nil
+	return errs.ErrorOrNil()
+}
+
+// Features returns the feature bits that are offered to the driver.
+func (f *Function) Features() virtio.Features { return f.offered }
+
+// Describe implements epc.Function.
+func (f *Function) Describe() epc.Description { return f.desc }
+
+// ReadBAR implements epc.Function. What is not a register reads 0.
+func (f *Function) ReadBAR(bar int, off uint64, p []byte) {
+	clear(p)
+	if bar != registerBAR {
+		return
+	}
+	at := off % structSize
+	switch off - at {
+	case commonOffset:
+		f.regs.ReadCommon(at, p)
+	case isrOffset:
+		f.regs.ReadISR(at, p)
+	case deviceOffset:
+		f.regs.ReadDevice(at, p)
+	}
+}
+
+// WriteBAR implements epc.Function. A write to what is not a register is
+// dropped.
+func (f *Function) WriteBAR(bar int, off uint64, p []byte) {
+	if bar != registerBAR {
+		return
+	}
+	at := off % structSize
+	switch off - at {
+	case commonOffset:
+		f.regs.WriteCommon(at, p)
+	case deviceOffset:
+		f.regs.WriteDevice(at, p)
+	case notifyOffset:
+		f.regs.Notify(int(at / notifyMultiplier))
+	}
+}
+
+// Attach implements epc.Function.
+func (f *Function) Attach(c epc.Controller) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ctl, f.paused = c, false
+}
+
+// Detach implements epc.Function.
+func (f *Function) Detach() error {
+	var errs *multierror.Error
+	errs = multierror.Append(errs, f.Reset(context.Background()))
+	if !f.readOnly {
+		if err := f.store.Flush(); err != nil {
+			errs = multierror.Append(errs, fmt.Errorf("flush the disk: %w", err))
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ctl = nil
+	return errs.ErrorOrNil()
+}
+
+// Reset implements epc.Function.
+func (f *Function) Reset(ctx context.Context) error {
+	select {
+	case <-f.regs.Reset():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("reset: requests are still in flight: %w", ctx.Err())
+	}
+}
+
+// Pause implements epc.Function.
+func (f *Function) Pause(ctx context.Context) error {
+	f.mu.Lock()
+	f.paused = true
+	workers := f.live()
+	f.mu.Unlock()
+	for _, w := range workers {
+		w.ask(paused)
+	}
+	for _, w := range workers {
+		if err := w.gate.await(ctx, paused); err != nil {
+			return fmt.Errorf("pause queue %d: requests are still in flight: %w", w.index, err)
+		}
+	}
+	return nil
+}
+
+// Resume implements epc.Function.
+func (f *Function) Resume() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.paused = false
+	for _, w := range f.live() {
+		w.ask(running)
+	}
+}
+
+// live returns the workers there are. The caller holds f.mu.
+func (f *Function) live() []*worker {
+	var live []*worker
+	for _, w := range f.workers {
+		if w != nil {
+			live = append(live, w)
+		}
+	}
+	return live
+}
+
+// Refresh looks whether the disk has changed its size, and tells the driver.
+func (f *Function) Refresh() error {
+	changed, err := f.store.Refresh()
+	if err != nil || !changed {
+		return err
+	}
+	size := f.store.Info().Size
+	f.size.Store(size)
+	f.log.Info("the disk has a new size", "bytes", size)
+	live := f.regs.UpdateDeviceConfig(func(config []byte) {
+		binary.LittleEndian.PutUint64(config[virtioblk.CfgCapacity:], uint64(size)/virtioblk.SectorSize)
+	})
+	if live {
+		f.interruptConfig()
+	}
+	return nil
+}
+
+// fail reports that the device cannot go on (virtio 1.4 §2.1.2). It must not be
+// called with f.mu or the register file locked.
+func (f *Function) fail(err error) {
+	f.log.Error("the device needs a reset", "err", err)
+	if f.regs.NeedsReset() {
+		f.interruptConfig()
+	}
+}
+
+// Options returns the options in force, defaults filled in.
+func (f *Function) Options() Options { return f.opts }
+
+// Serial returns what GET_ID answers.
+func (f *Function) Serial() string { return string(bytes.TrimRight(f.serial[:], "\x00")) }

@@ -1,0 +1,91 @@
+package epfbackend
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// phase is what a queue worker is wanted to do, and what it does.
+//
+//	running ⇄ paused
+//	   ↓        ↓
+//	     stopped
+type phase int32
+
+const (
+	running phase = iota
+	paused        // nothing in flight, host memory untouched, ready to go on
+	stopped       // nothing in flight, goroutine gone
+)
+
+// gate is where a worker and those who steer it meet. They say what they want
+// and may wait for it; the worker looks at each turn, and says where it is.
+type gate struct {
+	want atomic.Int32
+
+	mu      sync.Mutex
+	at      phase
+	changed chan struct{} // closed and replaced whenever at or want changes
+}
+
+func newGate(at phase) *gate {
+	g := &gate{at: at, changed: make(chan struct{})}
+	g.want.Store(int32(at))
+	return g
+}
+
+// ask says what is wanted from now on. Who is stopped stays stopped.
+func (g *gate) ask(p phase) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if phase(g.want.Load()) != stopped {
+		g.want.Store(int32(p))
+		g.announce()
+	}
+}
+
+// wanted is what was last asked for.
+func (g *gate) wanted() phase { return phase(g.want.Load()) }
+
+// reach is called by the worker when it has come to p.
+func (g *gate) reach(p phase) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.at != p {
+		g.at = p
+		g.announce()
+	}
+}
+
+func (g *gate) announce() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// await returns once the worker is at p or stopped, or with the error of ctx.
+func (g *gate) await(ctx context.Context, p phase) error {
+	return g.waitUntil(ctx, func() bool { return g.at == p || g.at == stopped })
+}
+
+// park is called by the worker, and returns once something other than p is
+// wanted.
+func (g *gate) park(p phase) {
+	_ = g.waitUntil(context.Background(), func() bool { return g.wanted() != p })
+}
+
+func (g *gate) waitUntil(ctx context.Context, met func() bool) error {
+	for {
+		g.mu.Lock()
+		ok, changed := met(), g.changed
+		g.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package epfbackend
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+)
+
+const (
+	deviceType        = virtioblk.DeviceType
+	classOtherStorage = 0x018000
+
+	// DefaultQueues and DefaultQueueSize are what an Options of zeroes means.
+	DefaultQueues    = 1
+	DefaultQueueSize = 256
+
+	minQueueSize = 4 // header, status and at least two data descriptors
+	maxQueueSize = 32768
+)
+
+// ErrOption is the cause of every error of Options.Check.
+var ErrOption = errors.New("invalid option")
+
+// Options says how a disk is presented. The zero value is ready for use.
+type Options struct {
+	// Serial is what GET_ID returns: up to 20 bytes of ASCII. Empty means the
+	// disk's own.
+	Serial string
+
+	Queues    int // virtqueues, one worker each, 1 to 1024; 0 means DefaultQueues
+	QueueSize int // entries of each, a power of two, 4 to 32768; 0 means DefaultQueueSize
+
+	// WriteThrough makes each write durable before it completes, until the
+	// driver turns the write cache on.
+	WriteThrough bool
+
+	// Engine is how disk I/O is done.
+	Engine disk.EngineKind
+
+	// SubsystemVendor and SubsystemDevice identify the product in
+	// configuration space; 0 means virtio's own.
+	SubsystemVendor, SubsystemDevice uint16
+
+	// Log gets what an operator should know; nil means nothing is logged.
+	Log *slog.Logger
+}
+
+// Check says in one sentence what is wrong with o, and what would be right.
+func (o Options) Check() error {
+	o.setDefaults()
+	switch {
+	case o.Queues < 1 || o.Queues > maxQueues:
+		return fmt.Errorf("%w: queues=%d: choose 1 to %d", ErrOption, o.Queues, maxQueues)
+	case o.QueueSize < minQueueSize || o.QueueSize > maxQueueSize || bits.OnesCount(uint(o.QueueSize)) != 1:
+		return fmt.Errorf("%w: queue-size=%d: choose a power of two from %d to %d",
+			ErrOption, o.QueueSize, minQueueSize, maxQueueSize)
+	case len(o.Serial) > virtioblk.IDLen:
+		return fmt.Errorf("%w: serial=%s has %d characters: choose at most %d",
+			ErrOption, o.Serial, len(o.Serial), virtioblk.IDLen)
+	}
+	for _, c := range []byte(o.Serial) {
+		if c < ' ' || c > '~' {
+			return fmt.Errorf("%w: serial=%q: use printable ASCII characters", ErrOption, o.Serial)
+		}
+	}
+	return nil
+}
+
+func (o *Options) setDefaults() {
+	if o.Queues == 0 {
+		o.Queues = DefaultQueues
+	}
+	if o.QueueSize == 0 {
+		o.QueueSize = DefaultQueueSize
+	}
+	if o.SubsystemVendor == 0 {
+		o.SubsystemVendor = virtiopci.VendorID
+	}
+	if o.SubsystemDevice == 0 {
+		o.SubsystemDevice = virtiopci.DeviceIDBase + deviceType
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}

@@ -1,0 +1,295 @@
+package epfbackend
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/vring"
+)
+
+// ErrNoStatus reports a descriptor chain without a device-writable byte: the
+// driver could never learn what became of the request.
+var ErrNoStatus = errors.New("request without a status byte")
+
+// request is one descriptor chain on its way: header → steps at the disk →
+// status. It is allocated once and reused.
+type request struct {
+	io     disk.IO // the step at the disk; io.Tag is the request's index
+	chain  vring.Chain
+	header virtioblk.Header
+	status uint64 // bus address of the status byte
+
+	data      []vring.Segment // of the chain, without header and status
+	dataLen   int64           // bytes in data when the request began
+	readBytes uint32          // bytes the device puts into data if all goes well
+
+	iov    []unix.Iovec // data as lent memory
+	buf    []byte       // a bounce buffer, where memory cannot be lent
+	left   int64        // bytes that have not been through buf yet
+	ranges [maxRanges * virtioblk.RangeLen]byte
+	rest   []byte // ranges that are still to be executed
+	small  [64]byte
+}
+
+// begin executes the request of a fresh chain as far as it goes without
+// waiting. malformed is what the ring found wrong with the chain itself. An
+// error concerns the ring, not the request.
+func (w *worker) begin(r *request, malformed error) error {
+	r.data, r.dataLen, r.readBytes, r.buf, r.rest = nil, 0, 0, nil, nil
+	if err := w.frame(r); err != nil {
+		return err
+	}
+	if malformed != nil {
+		return w.finish(r, w.refuse(r, "chain", malformed))
+	}
+	status, atDisk := w.execute(r)
+	if !atDisk {
+		return w.finish(r, status)
+	}
+	return nil
+}
+
+// frame finds header and status; where one descriptor ends and the next begins
+// means nothing (virtio 1.4 §2.7.4).
+func (w *worker) frame(r *request) error {
+	last := len(r.chain.Writable) - 1
+	if last < 0 {
+		return fmt.Errorf("queue %d: %w", w.index, ErrNoStatus)
+	}
+	s := &r.chain.Writable[last]
+	s.Len--
+	r.status = s.Addr + uint64(s.Len)
+	if s.Len == 0 {
+		r.chain.Writable = r.chain.Writable[:last]
+	}
+	return nil
+}
+
+// execute starts the request, or decides its fate at once.
+func (w *worker) execute(r *request) (status virtioblk.Status, atDisk bool) {
+	header := r.small[:virtioblk.HeaderLen]
+	rest, err := w.gather(header, r.chain.Readable)
+	if err != nil {
+		return w.refuse(r, "header", err), false
+	}
+	r.header = virtioblk.DecodeHeader(header)
+	switch r.header.Type {
+	case virtioblk.TypeIn:
+		r.setData(r.chain.Writable)
+		r.readBytes = uint32(r.dataLen)
+		return w.transfer(r, disk.Read, vring.Write)
+	case virtioblk.TypeOut:
+		r.setData(rest)
+		if w.f.readOnly {
+			return virtioblk.StatusIOErr, false
+		}
+		return w.transfer(r, disk.Write, vring.Read)
+	case virtioblk.TypeFlush:
+		return w.flush(r)
+	case virtioblk.TypeGetID:
+		return w.answer(r, w.f.serial[:]), false
+	case virtioblk.TypeGetLifetime:
+		if w.f.lifetime == nil {
+			return virtioblk.StatusUnsupp, false
+		}
+		return w.answer(r, w.f.lifetime), false
+	case virtioblk.TypeDiscard, virtioblk.TypeWriteZeroes, virtioblk.TypeSecureErase:
+		r.setData(rest)
+		return w.eraseRanges(r)
+	}
+	return virtioblk.StatusUnsupp, false
+}
+
+func (r *request) setData(segments []vring.Segment) {
+	r.data = segments
+	for _, s := range segments {
+		r.dataLen += int64(s.Len) // the ring bounds the sum to 32 bits
+	}
+}
+
+// transfer starts a read or write of the whole of r.data.
+func (w *worker) transfer(r *request, op disk.Op, a vring.Access) (virtioblk.Status, bool) {
+	off, ok := w.position(r.header.Sector, r.dataLen)
+	if !ok {
+		return w.refuse(r, "position", errOutside), false
+	}
+	if r.dataLen == 0 {
+		return virtioblk.StatusOK, false
+	}
+	r.io.Op, r.io.Offset = op, off
+	r.io.Durable = op == disk.Write && !w.f.writeback.Load()
+	lent, err := w.lend(r, a)
+	switch {
+	case err != nil:
+		return w.refuse(r, "data", err), false
+	case !lent:
+		return w.startBounce(r)
+	}
+	r.io.Length, r.io.Iov = r.dataLen, r.iov
+	w.start(r)
+	return 0, true
+}
+
+var (
+	errOutside = errors.New("outside the disk, or not whole sectors")
+	errShort   = errors.New("shorter than its type requires")
+)
+
+// position returns where n bytes at a sector are, in bytes, and whether the
+// disk reaches that far.
+func (w *worker) position(sector uint64, n int64) (off int64, ok bool) {
+	size := uint64(w.f.size.Load()) / virtioblk.SectorSize
+	if n%virtioblk.SectorSize != 0 || sector > size || uint64(n)/virtioblk.SectorSize > size-sector {
+		return 0, false
+	}
+	return int64(sector * virtioblk.SectorSize), true
+}
+
+// lend makes r.iov from r.data. It returns false if some of the memory can only
+// be reached by transfers.
+func (w *worker) lend(r *request, a vring.Access) (bool, error) {
+	r.iov = r.iov[:0]
+	for _, s := range r.data {
+		for s.Len > 0 {
+			b, err := w.mem.Lend(s.Addr, int(s.Len), a)
+			if err != nil {
+				return false, err
+			}
+			if len(b) == 0 {
+				return false, nil
+			}
+			iov := unix.Iovec{Base: &b[0]}
+			iov.SetLen(len(b))
+			r.iov = append(r.iov, iov)
+			s.Addr, s.Len = s.Addr+uint64(len(b)), s.Len-uint32(len(b))
+		}
+	}
+	return true, nil
+}
+
+func (w *worker) flush(r *request) (virtioblk.Status, bool) {
+	if w.f.readOnly {
+		return virtioblk.StatusOK, false // nothing was written
+	}
+	r.io.Op, r.io.Offset, r.io.Length, r.io.Iov = disk.Flush, 0, 0, nil
+	w.start(r)
+	return 0, true
+}
+
+// answer puts b, or as much of it as there is room for, into the request's data.
+func (w *worker) answer(r *request, b []byte) virtioblk.Status {
+	r.setData(r.chain.Writable)
+	b = b[:min(int64(len(b)), r.dataLen)]
+	if _, err := w.scatter(r.data, b); err != nil {
+		return w.refuse(r, "data", err)
+	}
+	r.readBytes = uint32(len(b))
+	return virtioblk.StatusOK
+}
+
+func (w *worker) start(r *request) {
+	w.inFlight++
+	w.engine.Start(&r.io)
+}
+
+// completed takes the request on after a step at the disk.
+func (w *worker) completed(r *request) {
+	err := r.io.Err
+	r.io.Err = nil
+	if w.broken {
+		return
+	}
+	status, atDisk := virtioblk.StatusOK, false
+	switch {
+	case err != nil:
+		status = w.diskError(r, err)
+	case r.buf != nil:
+		status, atDisk = w.continueBounce(r)
+	case len(r.rest) > 0:
+		status, atDisk = w.eraseNext(r)
+	}
+	if atDisk {
+		return
+	}
+	if err := w.finish(r, status); err != nil {
+		w.fail(err)
+	}
+}
+
+// finish gives the chain back to the driver.
+func (w *worker) finish(r *request, status virtioblk.Status) error {
+	if r.buf != nil {
+		w.bounce.put(r.buf)
+		r.buf = nil
+	}
+	r.small[0] = byte(status)
+	if err := w.mem.WriteAt(r.small[:1], r.status); err != nil {
+		return fmt.Errorf("queue %d: status byte: %w", w.index, err)
+	}
+	// What is reported as written must have been written without a gap
+	// (virtio 1.4 §2.7.8.2); the status comes last.
+	written := r.readBytes + virtioblk.StatusLen
+	if status != virtioblk.StatusOK && len(r.chain.Writable) > 0 {
+		written = 0
+	}
+	w.ring.Push(&r.chain, written)
+	w.unseen = true
+	w.free = append(w.free, r)
+	return nil
+}
+
+// refuse is the status of a request that makes no sense.
+func (w *worker) refuse(r *request, what string, err error) virtioblk.Status {
+	if ok, held := w.complain.allow(); ok {
+		w.log.Warn("request refused", "type", r.header.Type, "sector", r.header.Sector,
+			"at", what, "err", err, "held_back", held)
+	}
+	return virtioblk.StatusIOErr
+}
+
+// diskError translates what the disk says: the one table of its kind.
+func (w *worker) diskError(r *request, err error) virtioblk.Status {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return virtioblk.StatusUnsupp
+	}
+	if ok, held := w.complain.allow(); ok {
+		w.log.Warn("the disk failed a request", "type", r.header.Type, "sector", r.header.Sector,
+			"err", err, "held_back", held)
+	}
+	return virtioblk.StatusIOErr
+}
+
+// gather copies the first len(p) bytes of segments to p and returns what is
+// left of the segments, which it edits.
+func (w *worker) gather(p []byte, segments []vring.Segment) ([]vring.Segment, error) {
+	return eachPart(p, segments, w.mem.ReadAt)
+}
+
+// scatter copies p to the first bytes of segments, and returns what is left of
+// the segments, which it edits.
+func (w *worker) scatter(segments []vring.Segment, p []byte) ([]vring.Segment, error) {
+	return eachPart(p, segments, w.mem.WriteAt)
+}
+
+func eachPart(p []byte, segments []vring.Segment, move func(p []byte, addr uint64) error) ([]vring.Segment, error) {
+	for len(p) > 0 {
+		if len(segments) == 0 {
+			return nil, errShort
+		}
+		s := &segments[0]
+		n := min(len(p), int(s.Len))
+		if err := move(p[:n], s.Addr); err != nil {
+			return nil, err
+		}
+		p = p[n:]
+		s.Addr, s.Len = s.Addr+uint64(n), s.Len-uint32(n)
+		if s.Len == 0 {
+			segments = segments[1:]
+		}
+	}
+	return segments, nil
+}

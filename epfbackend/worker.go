@@ -1,0 +1,259 @@
+package epfbackend
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
+	"github.com/vblk-ep/vblk-ep/internal/shm"
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+	"github.com/vblk-ep/vblk-ep/vring"
+)
+
+// maxInFlight bounds the requests that one queue has at the disk. What a larger
+// ring holds beyond that waits in the ring.
+const maxInFlight = 1024
+
+// worker serves one virtqueue, on a goroutine of its own that alone touches the
+// ring and the requests.
+//
+// A turn takes what the disk has completed, publishes it, fetches what the
+// driver made available and starts it; between turns the worker sleeps in its
+// engine. Two things stop a turn short: a broken worker (the driver made
+// nonsense of the ring, or its memory is gone) only lets its requests end and
+// stays quiet until it is stopped; an unresolved ring (its memory is not on the
+// map) is tried again when the map has changed, which a Resume announces.
+type worker struct {
+	f     *Function
+	index int
+	gate  *gate
+	gone  chan struct{} // closed when the goroutine has ended
+	log   *slog.Logger
+
+	ctl      epc.Controller
+	mem      *epc.View
+	ring     vring.Queue
+	resolved bool
+	broken   bool
+	engine   disk.Engine
+	complain limiter
+
+	free      []*request // not in use
+	all       []request
+	done      []*disk.IO // completed by the engine, not yet looked at
+	inFlight  int        // requests at the engine
+	unseen    bool       // used buffers are pushed, not yet published
+	more      bool       // the ring may hold more than was fetched
+	bounce    bouncePool
+	starved   []*request   // waiting for a bounce buffer
+	turnGuard func() error // bound once, so that a turn does not allocate
+}
+
+// startWorker starts the worker of queue i. at is where it begins: running or
+// paused. The caller holds f.mu.
+func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
+	w := &worker{
+		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
+		log: f.log.With("queue", i), ctl: f.ctl, mem: f.ctl.Memory().View(),
+	}
+	w.turnGuard = w.turn
+	ring, err := vring.NewSplit(w.mem, vring.Config{
+		Size: q.Size, Desc: q.Desc, Driver: q.Driver, Device: q.Device,
+		EventIdx: f.accepted.Has(virtio.EventIdx),
+		Indirect: f.accepted.Has(virtio.IndirectDesc),
+		// A driver that chose a smaller ring still has our SEG_MAX to go by.
+		MaxChain: max(q.Size, f.opts.QueueSize),
+	})
+	w.ring = ring
+	depth := min(q.Size, maxInFlight)
+	w.all = make([]request, depth)
+	w.free = make([]*request, depth)
+	for n := range w.all {
+		w.all[n].io.Tag = n
+		w.free[n] = &w.all[n]
+	}
+	go w.run(err)
+	return w
+}
+
+// ask tells the worker what is wanted of it. It may be called from any
+// goroutine.
+func (w *worker) ask(p phase) {
+	w.gate.ask(p)
+	w.f.bells[w.index].Ring()
+}
+
+// run is the worker's goroutine. Its thread ends with it, and takes along what
+// the kernel bound to the thread.
+func (w *worker) run(err error) {
+	runtime.LockOSThread()
+	defer close(w.gone)
+	defer w.gate.reach(stopped)
+	if err == nil {
+		w.engine, err = w.f.store.NewEngine(w.f.opts.Engine, len(w.all), w.f.bells[w.index].FD())
+	}
+	if err != nil {
+		w.fail(fmt.Errorf("start queue %d: %w", w.index, err))
+		w.idle()
+		return
+	}
+	defer w.bounce.close()
+	defer w.closeEngine()
+	w.resolve()
+	w.more = true // the driver may have rung before we were there
+	for w.step() {
+	}
+}
+
+// idle waits, with nothing to serve, for the end.
+func (w *worker) idle() {
+	for want := w.gate.wanted(); want != stopped; want = w.gate.wanted() {
+		w.gate.reach(want)
+		w.gate.park(want)
+	}
+}
+
+func (w *worker) closeEngine() {
+	if err := w.engine.Close(); err != nil {
+		w.log.Warn("disk engine not closed cleanly", "err", err)
+	}
+}
+
+// step does one turn and says whether there is to be another.
+func (w *worker) step() bool {
+	if want := w.gate.wanted(); want != running && w.quiet() {
+		w.gate.reach(want)
+		if want == stopped {
+			return false
+		}
+		w.gate.park(want)
+		w.resume()
+		return true
+	}
+	done, _, err := w.engine.Wait(!w.more)
+	w.done = done
+	if err != nil {
+		w.fail(fmt.Errorf("queue %d: wait for the disk: %w", w.index, err))
+	}
+	for {
+		err := shm.Guard(w.turnGuard)
+		if err == nil {
+			return true
+		}
+		// What has completed must still be accounted for, or the worker would
+		// never become quiet; broken, it no longer touches the memory.
+		w.fail(fmt.Errorf("queue %d: %w", w.index, err))
+	}
+}
+
+// quiet says that nothing is in flight.
+func (w *worker) quiet() bool { return w.inFlight == 0 && len(w.done) == 0 }
+
+// resume goes on after a pause, in which host memory may have changed.
+func (w *worker) resume() {
+	if w.gate.wanted() == running {
+		w.gate.reach(running)
+		w.resolve()
+		w.more = true
+	}
+}
+
+func (w *worker) resolve() {
+	err := w.ring.Resolve()
+	if w.resolved = err == nil; err != nil {
+		w.log.Debug("ring memory is not there", "err", err)
+	}
+}
+
+// turn handles completions, then what is new in the ring. It touches host
+// memory, and may be cut short by a fault in it.
+func (w *worker) turn() error {
+	for len(w.done) > 0 {
+		r := &w.all[w.done[0].Tag]
+		w.done = w.done[1:]
+		w.inFlight--
+		w.completed(r)
+	}
+	w.more = false
+	if err := w.feedStarved(); err != nil {
+		return err
+	}
+	if err := w.fetch(); err != nil {
+		return err
+	}
+	return w.publish()
+}
+
+// fetch starts what the driver made available, as long as there are requests to
+// hold it, and asks to be notified once there is nothing more.
+func (w *worker) fetch() error {
+	if w.broken || !w.resolved || w.gate.wanted() != running {
+		return nil
+	}
+	if err := w.ring.DisableNotifications(); err != nil {
+		return err
+	}
+	// A driver that makes available as fast as we serve must not keep us here.
+	for budget := len(w.all); ; {
+		for ; len(w.free) > 0 && budget > 0; budget-- {
+			r := w.free[len(w.free)-1]
+			ok, err := w.ring.Next(&r.chain)
+			if !ok && err != nil {
+				return w.unreadable(err)
+			}
+			if !ok {
+				break
+			}
+			w.free = w.free[:len(w.free)-1]
+			if err := w.begin(r, err); err != nil {
+				return err
+			}
+		}
+		if len(w.free) == 0 {
+			return nil // a completion will bring us back
+		}
+		if w.more = budget == 0; w.more {
+			return nil
+		}
+		if more, err := w.ring.EnableNotifications(); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// unreadable judges a failure to read the ring: nothing to worry about when the
+// ring's own memory has left the map, for it will come back or be reset.
+func (w *worker) unreadable(err error) error {
+	if errors.Is(err, vring.ErrUnmapped) {
+		if w.resolve(); !w.resolved {
+			return nil
+		}
+	}
+	return err
+}
+
+// publish shows the driver what was used, and interrupts it if it wants that.
+func (w *worker) publish() error {
+	if !w.unseen || w.broken || !w.resolved {
+		return nil
+	}
+	w.unseen = false
+	interrupt, err := w.ring.Publish()
+	if err == nil && interrupt {
+		w.f.interrupt(w.ctl, w.f.regs.QueueVector(w.index), virtiopci.ISRQueue)
+	}
+	return err
+}
+
+// fail stops the service of this queue until a reset.
+func (w *worker) fail(err error) {
+	if !w.broken {
+		w.broken = true
+		w.f.fail(err)
+	}
+}
