@@ -1,0 +1,9 @@
+// Package doorbell is how a host's notification reaches the worker that owns a
+// virtqueue.
+//
+// Whatever rings it, a doorbell ends in an eventfd, because a worker waits for
+// everything in one place. A Source hides where the ring came from; today that
+// is a register write that was trapped (Trapped). A doorbell carries no data:
+// the ring's own index says what is new, so rings may be merged, and a spurious
+// one is harmless.
+package doorbell
