@@ -1,0 +1,37 @@
+# Few verbs. 'make test' is what CI runs.
+
+GO       ?= go
+FUZZTIME ?= 10s
+VERSION  := $(shell git describe --always --dirty 2>/dev/null)
+
+.PHONY: build demo test unit guest lint fuzz clean
+
+build: ## bin/vblk-ep
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.release=$(VERSION)' -o bin/vblk-ep ./cmd/vblk-ep
+
+demo: build ## serve a disk image to a stock guest, and look at what it wrote
+	scripts/setup demo
+	$(GO) run ./internal/demo -vblk-ep bin/vblk-ep
+
+test: ## everything: lint, unit tests with the race detector, guests, a bounded fuzz
+	scripts/setup test
+	$(MAKE) lint unit guest fuzz
+
+unit: ## all that needs no guest
+	$(GO) test -race -skip '^TestVM' ./...
+
+guest: build ## stock kernels and firmware against the real program
+	$(GO) run ./internal/vm/cmd/fetch
+	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest | scripts/quiet
+
+lint: ## go vet for both machines, staticcheck, gofumpt
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@bad="$$($(GO) tool gofumpt -l .)"; [ -z "$$bad" ] || { echo "run 'go tool gofumpt -w .' for:"; echo "$$bad"; exit 1; }
+
+fuzz: ## each fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+clean: ## what the build left in the checkout (guests are cached elsewhere)
+	rm -rf bin results
