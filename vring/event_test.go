@@ -1,6 +1,7 @@
 package vring
 
 import (
+	"math"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,4 +22,13 @@ func TestNeedEvent(t *testing.T) {
 	}
 	require.True(t, needEvent(0x1000, 0x8000, 0), "the largest batch")
 	require.False(t, needEvent(0x8000, 0x8000, 0), "the largest batch")
+}
+
+// After 2^32 rounds an old copy must not look like a fresh one.
+func TestRoundsWrap(t *testing.T) {
+	tab := table{read: []uint32{0, 1, 2, math.MaxUint32}, round: math.MaxUint32}
+	tab.forget()
+	require.NotContains(t, tab.read, tab.round)
+	tab.forget()
+	require.NotContains(t, tab.read, tab.round)
 }
