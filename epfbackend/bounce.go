@@ -2,6 +2,7 @@ package epfbackend
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -69,7 +70,7 @@ func (w *worker) feedStarved() error {
 	for len(w.starved) > 0 && !w.broken && w.gate.wanted() == running &&
 		(len(w.bounce.free) > 0 || len(w.bounce.made) < bounceCount) {
 		r := w.starved[0]
-		w.starved = w.starved[1:]
+		w.starved = slices.Delete(w.starved, 0, 1)
 		if status, atDisk := w.startBounce(r); !atDisk {
 			if err := w.finish(r, status); err != nil {
 				return err

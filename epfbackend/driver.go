@@ -2,6 +2,7 @@ package epfbackend
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
 	"github.com/vblk-ep/vblk-ep/virtio"
@@ -10,17 +11,18 @@ import (
 
 // This file is what the driver's decisions do: regfile.Handler.
 
-// Activate implements regfile.Handler.
-func (f *Function) Activate(accepted virtio.Features) {
+// Negotiated implements regfile.Handler.
+func (f *Function) Negotiated(accepted virtio.Features, config []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.accepted = accepted
 	// Without the means to flush there must be no cache to flush (virtio 1.4
-	// §5.2.6.2). With CONFIG_WCE, what the driver wrote stands already.
-	if !accepted.Has(virtioblk.ConfigWCE) {
-		f.writeback.Store(accepted.Has(virtioblk.Flush) && !f.opts.WriteThrough)
+	// §5.2.5.2, §5.2.6.2).
+	if !accepted.Has(virtioblk.Flush) {
+		config[virtioblk.CfgWriteback] = 0
+		f.writeback.Store(false)
 	}
-	f.log.Info("driver ready", "features", accepted.Describe(virtioblk.FeatureNames))
+	f.log.Info("features negotiated", "accepted", accepted.Describe(virtioblk.FeatureNames))
 }
 
 // StartQueue implements regfile.Handler.
@@ -51,11 +53,17 @@ func (f *Function) Stop() (done <-chan struct{}) {
 func (f *Function) stop(first, end int) <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var stopping []*worker
 	for i, w := range f.workers[first:end] {
 		if w != nil {
 			f.workers[first+i] = nil
 			w.ask(stopped)
+			f.ending = append(f.ending, w)
+		}
+	}
+	f.ending = slices.DeleteFunc(f.ending, (*worker).ended)
+	var stopping []*worker // also what a queue reset before this one stopped
+	for _, w := range f.ending {
+		if w.index >= first && w.index < end {
 			stopping = append(stopping, w)
 		}
 	}
@@ -76,19 +84,26 @@ func (f *Function) Notify(i int) { f.bells[i].Ring() }
 // written (virtio 1.4 §5.2.5.2).
 func (f *Function) WriteConfig(config []byte, off int, p []byte) {
 	i := virtioblk.CfgWriteback - off
-	if i < 0 || i >= len(p) {
+	f.mu.Lock()
+	may := f.accepted.Has(virtioblk.ConfigWCE)
+	f.mu.Unlock()
+	if i < 0 || i >= len(p) || !may {
 		return
 	}
 	on := p[i]&1 != 0
 	config[virtioblk.CfgWriteback] = p[i] & 1
-	if was := f.writeback.Swap(on); was && !on {
-		go f.flushCache()
+	if was := f.writeback.Swap(on); was && !on && !f.flushOwed.Swap(true) {
+		f.background.Go(f.flushCache)
 	}
 }
 
 // flushCache writes out what the cache held when the driver turned it off: no
-// flush will follow.
+// flush will follow. However often a driver turns it off, one runs at a time and
+// one waits.
 func (f *Function) flushCache() {
+	f.flushing.Lock()
+	defer f.flushing.Unlock()
+	f.flushOwed.Store(false)
 	if err := f.store.Flush(); err != nil {
 		f.fail(fmt.Errorf("flush the disk: %w", err))
 	}

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -18,6 +20,9 @@ import (
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
+
+// detachPatience bounds how long Detach waits for what is in flight.
+const detachPatience = 2 * time.Second
 
 // Function is one disk as one PCI function. It implements epc.Function for its
 // controller, and regfile.Handler for its register file.
@@ -42,7 +47,12 @@ type Function struct {
 	ctl      epc.Controller // nil while detached
 	accepted virtio.Features
 	workers  []*worker // by queue; nil where none runs
+	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool
+
+	background sync.WaitGroup // cache flushes
+	flushing   sync.Mutex     // one at a time
+	flushOwed  atomic.Bool    // one is to start
 }
 
 var (
@@ -149,10 +159,17 @@ func (f *Function) Attach(c epc.Controller) {
 	f.ctl, f.paused = c, false
 }
 
-// Detach implements epc.Function.
+// Detach implements epc.Function. What is being read and written is finished, if
+// that does not take long; a reset would abandon it.
 func (f *Function) Detach() error {
+	ctx, cancel := context.WithTimeout(context.Background(), detachPatience)
+	defer cancel()
+	if err := f.Pause(ctx); err != nil {
+		f.log.Warn("detached with requests in flight", "err", err)
+	}
 	var errs *multierror.Error
 	errs = multierror.Append(errs, f.Reset(context.Background()))
+	f.background.Wait()
 	if !f.readOnly {
 		if err := f.store.Flush(); err != nil {
 			errs = multierror.Append(errs, fmt.Errorf("flush the disk: %w", err))
@@ -166,12 +183,10 @@ func (f *Function) Detach() error {
 
 // Reset implements epc.Function.
 func (f *Function) Reset(ctx context.Context) error {
-	select {
-	case <-f.regs.Reset():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("reset: requests are still in flight: %w", ctx.Err())
+	if err := f.regs.Reset(ctx); err != nil {
+		return fmt.Errorf("reset: requests are still in flight: %w", err)
 	}
+	return nil
 }
 
 // Pause implements epc.Function.
@@ -201,9 +216,9 @@ func (f *Function) Resume() {
 	}
 }
 
-// live returns the workers there are. The caller holds f.mu.
+// live returns the workers that may use host memory. The caller holds f.mu.
 func (f *Function) live() []*worker {
-	var live []*worker
+	live := slices.Clone(f.ending)
 	for _, w := range f.workers {
 		if w != nil {
 			live = append(live, w)

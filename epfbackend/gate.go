@@ -15,8 +15,8 @@ type phase int32
 
 const (
 	running phase = iota
-	paused        // nothing in flight, host memory untouched, ready to go on
-	stopped       // nothing in flight, goroutine gone
+	paused        // nothing in flight that uses host memory, ready to go on
+	stopped       // nothing in flight
 )
 
 // gate is where a worker and those who steer it meet. They say what they want
@@ -56,6 +56,19 @@ func (g *gate) reach(p phase) {
 		g.at = p
 		g.announce()
 	}
+}
+
+// pass is called by the worker to leave a pause. It says whether running is
+// still what is wanted; then the worker is there.
+func (g *gate) pass() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.wanted() != running {
+		return false
+	}
+	g.at = running
+	g.announce()
+	return true
 }
 
 func (g *gate) announce() {

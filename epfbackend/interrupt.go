@@ -1,46 +1,53 @@
 package epfbackend
 
-import (
-	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
-	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
-)
+import "github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 
-// interrupt tells the driver of used buffers or of a configuration change
+// This file tells the driver of used buffers and of configuration changes
 // (virtio 1.4 §4.1.5.1.3, §4.1.5.4): by MSI-X where the host has turned it on,
 // otherwise by the ISR status and the interrupt pin.
-func (f *Function) interrupt(ctl epc.Controller, vector uint16, isr uint8) {
-	var err error
-	switch {
-	case !ctl.MSIXEnabled():
-		f.regs.RaiseISR(isr)
-		err = ctl.SetINTx(true)
-	case vector != virtiopci.NoVector:
-		err = ctl.RaiseMSIX(vector)
+
+// interrupt tells the driver of used buffers.
+func (w *worker) interrupt() {
+	if !w.ctl.MSIXEnabled() {
+		w.f.regs.RaiseISR(virtiopci.ISRQueue)
+		return
 	}
-	if err != nil {
-		f.log.Warn("interrupt not delivered", "vector", vector, "err", err)
+	vector := w.f.regs.QueueVector(w.index)
+	if vector == virtiopci.NoVector {
+		return
+	}
+	if err := w.ctl.RaiseMSIX(vector); err != nil {
+		if ok, held := w.complain.allow(); ok {
+			w.log.Warn("interrupt not delivered", "vector", vector, "err", err, "held_back", held)
+		}
 	}
 }
 
 // interruptConfig tells the driver of a configuration change, if a host is
 // there.
 func (f *Function) interruptConfig() {
-	f.mu.Lock()
-	ctl := f.ctl
+	f.mu.Lock() // the controller is valid until Detach, which waits for this
+	attached := f.ctl != nil
+	msix := attached && f.ctl.MSIXEnabled()
+	if vector := f.regs.ConfigVector(); msix && vector != virtiopci.NoVector {
+		if err := f.ctl.RaiseMSIX(vector); err != nil {
+			f.log.Warn("configuration interrupt not delivered", "vector", vector, "err", err)
+		}
+	}
 	f.mu.Unlock()
-	if ctl != nil {
-		f.interrupt(ctl, f.regs.ConfigVector(), virtiopci.ISRConfig)
+	if attached && !msix {
+		f.regs.RaiseISR(virtiopci.ISRConfig)
 	}
 }
 
-// ReleaseINTx implements regfile.Handler.
-func (f *Function) ReleaseINTx() {
+// SetINTx implements regfile.Handler.
+func (f *Function) SetINTx(asserted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ctl == nil {
 		return
 	}
-	if err := f.ctl.SetINTx(false); err != nil {
-		f.log.Warn("interrupt pin not released", "err", err)
+	if err := f.ctl.SetINTx(asserted); err != nil {
+		f.log.Warn("interrupt pin not driven", "asserted", asserted, "err", err)
 	}
 }

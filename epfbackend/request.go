@@ -27,6 +27,7 @@ type request struct {
 	dataLen   int64           // bytes in data when the request began
 	readBytes uint32          // bytes the device puts into data if all goes well
 
+	lent   bool         // the step at the disk uses host memory
 	iov    []unix.Iovec // data as lent memory
 	buf    []byte       // a bounce buffer, where memory cannot be lent
 	left   int64        // bytes that have not been through buf yet
@@ -39,6 +40,7 @@ type request struct {
 // waiting. malformed is what the ring found wrong with the chain itself. An
 // error concerns the ring, not the request.
 func (w *worker) begin(r *request, malformed error) error {
+	r.header = virtioblk.Header{}
 	r.data, r.dataLen, r.readBytes, r.buf, r.rest = nil, 0, 0, nil, nil
 	if err := w.frame(r); err != nil {
 		return err
@@ -130,6 +132,8 @@ func (w *worker) transfer(r *request, op disk.Op, a vring.Access) (virtioblk.Sta
 		return w.startBounce(r)
 	}
 	r.io.Length, r.io.Iov = r.dataLen, r.iov
+	r.lent = true
+	w.lent++
 	w.start(r)
 	return 0, true
 }
@@ -191,13 +195,14 @@ func (w *worker) answer(r *request, b []byte) virtioblk.Status {
 	return virtioblk.StatusOK
 }
 
-func (w *worker) start(r *request) {
-	w.inFlight++
-	w.engine.Start(&r.io)
-}
+func (w *worker) start(r *request) { w.engine.Start(&r.io) }
 
 // completed takes the request on after a step at the disk.
 func (w *worker) completed(r *request) {
+	if r.lent {
+		r.lent = false
+		w.lent--
+	}
 	err := r.io.Err
 	r.io.Err = nil
 	if w.broken {
@@ -232,9 +237,12 @@ func (w *worker) finish(r *request, status virtioblk.Status) error {
 	}
 	// What is reported as written must have been written without a gap
 	// (virtio 1.4 §2.7.8.2); the status comes last.
-	written := r.readBytes + virtioblk.StatusLen
-	if status != virtioblk.StatusOK && len(r.chain.Writable) > 0 {
-		written = 0
+	written := uint32(0)
+	if status == virtioblk.StatusOK {
+		written = r.readBytes
+	}
+	if uint64(written)+virtioblk.StatusLen == r.chain.WritableLen {
+		written += virtioblk.StatusLen
 	}
 	w.ring.Push(&r.chain, written)
 	w.unseen = true

@@ -11,13 +11,17 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
 	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/virtio"
-	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
 
 // maxInFlight bounds the requests that one queue has at the disk. What a larger
 // ring holds beyond that waits in the ring.
 const maxInFlight = 1024
+
+// maxChain bounds the descriptors of a request in a large ring: more data
+// segments than any driver uses, for SEG_MAX tells it less, so that what is kept
+// of each request stays small.
+const maxChain = 1024
 
 // worker serves one virtqueue, on a goroutine of its own that alone touches the
 // ring and the requests.
@@ -46,7 +50,7 @@ type worker struct {
 	free      []*request // not in use
 	all       []request
 	done      []*disk.IO // completed by the engine, not yet looked at
-	inFlight  int        // requests at the engine
+	lent      int        // requests at the engine that use host memory
 	unseen    bool       // used buffers are pushed, not yet published
 	more      bool       // the ring may hold more than was fetched
 	bounce    bouncePool
@@ -67,12 +71,13 @@ func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 		EventIdx: f.accepted.Has(virtio.EventIdx),
 		Indirect: f.accepted.Has(virtio.IndirectDesc),
 		// A driver that chose a smaller ring still has our SEG_MAX to go by.
-		MaxChain: max(q.Size, f.opts.QueueSize),
+		MaxChain: min(max(q.Size, f.opts.QueueSize), maxChain),
 	})
 	w.ring = ring
 	depth := min(q.Size, maxInFlight)
 	w.all = make([]request, depth)
 	w.free = make([]*request, depth)
+	w.starved = make([]*request, 0, depth)
 	for n := range w.all {
 		w.all[n].io.Tag = n
 		w.free[n] = &w.all[n]
@@ -102,15 +107,26 @@ func (w *worker) run(err error) {
 		w.idle()
 		return
 	}
-	defer w.bounce.close()
-	defer w.closeEngine()
 	w.resolve()
 	w.more = true // the driver may have rung before we were there
 	for w.step() {
 	}
+	w.closeEngine()
+	w.bounce.close()
+	w.idle()
 }
 
-// idle waits, with nothing to serve, for the end.
+// ended says whether the goroutine is gone.
+func (w *worker) ended() bool {
+	select {
+	case <-w.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// idle waits, with nothing to serve and nothing in flight, for the end.
 func (w *worker) idle() {
 	for want := w.gate.wanted(); want != stopped; want = w.gate.wanted() {
 		w.gate.reach(want)
@@ -124,14 +140,15 @@ func (w *worker) closeEngine() {
 	}
 }
 
-// step does one turn and says whether there is to be another.
+// step does one turn and says whether there is to be another. A stop abandons
+// what is in flight: the engine ends it, long operations early.
 func (w *worker) step() bool {
-	if want := w.gate.wanted(); want != running && w.quiet() {
-		w.gate.reach(want)
-		if want == stopped {
-			return false
-		}
-		w.gate.park(want)
+	switch want := w.gate.wanted(); {
+	case want == stopped:
+		return false
+	case want == paused && w.quiet():
+		w.gate.reach(paused)
+		w.gate.park(paused)
 		w.resume()
 		return true
 	}
@@ -139,6 +156,7 @@ func (w *worker) step() bool {
 	w.done = done
 	if err != nil {
 		w.fail(fmt.Errorf("queue %d: wait for the disk: %w", w.index, err))
+		return false
 	}
 	for {
 		err := shm.Guard(w.turnGuard)
@@ -151,13 +169,13 @@ func (w *worker) step() bool {
 	}
 }
 
-// quiet says that nothing is in flight.
-func (w *worker) quiet() bool { return w.inFlight == 0 && len(w.done) == 0 }
+// quiet says that nothing in flight uses host memory. A flush or the like may
+// take long, and can go on during a pause.
+func (w *worker) quiet() bool { return w.lent == 0 && len(w.done) == 0 }
 
 // resume goes on after a pause, in which host memory may have changed.
 func (w *worker) resume() {
-	if w.gate.wanted() == running {
-		w.gate.reach(running)
+	if w.gate.pass() {
 		w.resolve()
 		w.more = true
 	}
@@ -176,7 +194,6 @@ func (w *worker) turn() error {
 	for len(w.done) > 0 {
 		r := &w.all[w.done[0].Tag]
 		w.done = w.done[1:]
-		w.inFlight--
 		w.completed(r)
 	}
 	w.more = false
@@ -245,7 +262,7 @@ func (w *worker) publish() error {
 	w.unseen = false
 	interrupt, err := w.ring.Publish()
 	if err == nil && interrupt {
-		w.f.interrupt(w.ctl, w.f.regs.QueueVector(w.index), virtiopci.ISRQueue)
+		w.interrupt()
 	}
 	return err
 }
