@@ -54,23 +54,33 @@ type rig struct {
 	store Store
 	e     Engine
 	bell  int
-	path  string
+	medium
+}
+
+// medium is a disk, and the file that its content ends up in.
+type medium struct {
+	path, backing string
+	start         int64 // of the disk in the backing file
 }
 
 // media are the disks that everything is tried on. Each is size bytes long.
-func media() map[string]func(t testing.TB, size int64) string {
-	return map[string]func(t testing.TB, size int64) string{
-		"ext4":  blktest.File,
-		"tmpfs": func(t testing.TB, size int64) string { return fileIn(t, blktest.Mount(t, "none", "tmpfs", ""), size) },
-		"loop": func(t testing.TB, size int64) string {
-			return blktest.Loop(t, blktest.File(t, size), blktest.LoopOptions{})
+func media() map[string]func(t testing.TB, size int64) medium {
+	file := func(path string) medium { return medium{path: path, backing: path} }
+	loop := func(t testing.TB, size int64, o blktest.LoopOptions) medium {
+		backing := blktest.File(t, size)
+		return medium{path: blktest.Loop(t, backing, o), backing: backing}
+	}
+	return map[string]func(t testing.TB, size int64) medium{
+		"ext4": func(t testing.TB, size int64) medium { return file(blktest.File(t, size)) },
+		"tmpfs": func(t testing.TB, size int64) medium {
+			return file(fileIn(t, blktest.Mount(t, "none", "tmpfs", ""), size))
 		},
-		"loop4k": func(t testing.TB, size int64) string {
-			return blktest.Loop(t, blktest.File(t, size), blktest.LoopOptions{BlockSize: 4096})
-		},
-		"partition": func(t testing.TB, size int64) string {
-			dev := blktest.Loop(t, blktest.File(t, size+2*mib), blktest.LoopOptions{Partitions: true})
-			return blktest.Partition(t, dev, 1, mib, size)
+		"loop":   func(t testing.TB, size int64) medium { return loop(t, size, blktest.LoopOptions{}) },
+		"loop4k": func(t testing.TB, size int64) medium { return loop(t, size, blktest.LoopOptions{BlockSize: 4096}) },
+		"partition": func(t testing.TB, size int64) medium {
+			m := loop(t, size+2*mib, blktest.LoopOptions{Partitions: true})
+			m.path, m.start = blktest.Partition(t, m.path, 1, mib, size), mib
+			return m
 		},
 	}
 }
@@ -82,6 +92,14 @@ func fileIn(t testing.TB, dir string, size int64) string {
 	return path
 }
 
+// allocated returns how much of the medium is on the disk below.
+func (m medium) allocated(t testing.TB) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(m.backing, &st))
+	return st.Blocks * 512
+}
+
 // everywhere runs f on all media, with both engines, direct and buffered.
 func everywhere(t *testing.T, size int64, f func(t *testing.T, r *rig)) {
 	for name, make := range media() {
@@ -89,7 +107,10 @@ func everywhere(t *testing.T, size int64, f func(t *testing.T, r *rig)) {
 			for _, direct := range []DirectMode{DirectAuto, DirectOff} {
 				access := map[DirectMode]string{DirectAuto: "auto", DirectOff: "buffered"}[direct]
 				t.Run(fmt.Sprintf("%s/%s/%s", name, kind, access), func(t *testing.T) {
-					f(t, newRig(t, make(t, size), Options{Direct: direct}, kind, 16))
+					m := make(t, size)
+					r := newRig(t, m.path, Options{Direct: direct}, kind, 16)
+					r.medium = m
+					f(t, r)
 				})
 			}
 		}
@@ -114,7 +135,7 @@ func newRigOn(t testing.TB, store Store, path string, kind EngineKind, depth int
 	e, err := store.NewEngine(kind, depth, bell)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
-	return &rig{t: t, store: store, e: e, bell: bell, path: path}
+	return &rig{t: t, store: store, e: e, bell: bell, medium: medium{path: path, backing: path}}
 }
 
 // do runs the operations together, and returns when all are done.
@@ -186,3 +207,5 @@ func vec(bufs ...[]byte) (v []unix.Iovec) {
 func transfer(op Op, off int64, bufs ...[]byte) *IO {
 	return &IO{Op: op, Offset: off, Length: int64(len(bytes.Join(bufs, nil))), Iov: vec(bufs...)}
 }
+
+func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

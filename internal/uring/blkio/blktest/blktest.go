@@ -151,6 +151,20 @@ func Mount(t testing.TB, device, fstype, data string) string {
 	return dir
 }
 
+// Swap swaps on the device, which mkswap has prepared, until the test ends.
+func Swap(t testing.TB, device string) {
+	t.Helper()
+	path, err := unix.BytePtrFromString(device)
+	must(t, err)
+	swap := func(call uintptr) {
+		if _, _, errno := unix.Syscall(call, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
+			t.Errorf("swap on %s: %v", device, errno)
+		}
+	}
+	swap(unix.SYS_SWAPON)
+	t.Cleanup(func() { swap(unix.SYS_SWAPOFF) })
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
