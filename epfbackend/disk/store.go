@@ -74,7 +74,7 @@ type Engine interface {
 
 	// Close waits for what is in flight (cutting short long operations over a
 	// range) and gives everything up. Operations that were not returned by Wait
-	// are forgotten.
+	// are forgotten. It may be called again; nothing else may.
 	Close() error
 }
 
