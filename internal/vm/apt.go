@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -34,7 +35,7 @@ func openArchive(ctx context.Context, dir, arch, release string, suites ...strin
 			return nil, fmt.Errorf("the guest tools come from Debian's archive and need %s: %w", tool, err)
 		}
 	}
-	mirrors, err := findMirrors(ctx)
+	mirrors, err := findMirrors(ctx, filepath.Join(dir, "machine"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,28 +51,33 @@ func openArchive(ctx context.Context, dir, arch, release string, suites ...strin
 	for _, suite := range suites {
 		line(mirrors.main, suite)
 	}
+	a := &archive{dir: filepath.Join(dir, "own"), arch: arch}
+	return a, a.update(ctx, sources.String())
+}
 
-	a := &archive{dir: dir, arch: arch}
+// update fetches the package lists of the sources; without any, of the sources
+// that the machine has configured.
+func (a *archive) update(ctx context.Context, sources string) error {
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return nil, err
+		if err := os.MkdirAll(filepath.Join(a.dir, sub), 0o755); err != nil {
+			return err
 		}
 	}
-	files := map[string]string{
-		"sources.list": sources.String(),
+	config := a.config()
+	if sources != "" {
+		config += a.ownSources()
+	}
+	for name, text := range map[string]string{
+		"sources.list": sources,
 		"status":       "",
-		"apt.conf":     a.config(),
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return nil, err
+		"apt.conf":     config,
+	} {
+		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
+			return err
 		}
 	}
-	progress("reading the package lists of %s", release)
-	if _, err := a.run(ctx, "", "apt-get", "update"); err != nil {
-		return nil, err
-	}
-	return a, nil
+	_, err := a.run(ctx, "", "apt-get", "update")
+	return err
 }
 
 // config is read by apt after all other configuration, so it wins.
@@ -86,10 +92,6 @@ func (a *archive) config() string {
 Dir::State "%[1]s/state";
 Dir::State::status "%[1]s/status";
 Dir::Cache "%[1]s/cache";
-Dir::Etc::sourcelist "%[1]s/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
 APT::Architecture "%[2]s";
 APT::Architectures { "%[2]s"; };
 APT::Sandbox::User "root";
@@ -100,6 +102,15 @@ APT::Update::Error-Mode "any";
 Acquire::Retries "3";
 Acquire::Languages { "none"; };
 `, a.dir, a.arch)
+}
+
+// ownSources makes apt look at our sources alone.
+func (a *archive) ownSources() string {
+	return fmt.Sprintf(`Dir::Etc::sourcelist "%s/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+`, a.dir)
 }
 
 // closure unpacks the packages and everything they depend on below root. suite
@@ -214,29 +225,34 @@ func tail(text string, lines int) string {
 
 type mirrors struct{ main, security string }
 
-// findMirrors asks apt which mirror of Debian this machine uses. A machine that
-// never read its package lists does so first.
-func findMirrors(ctx context.Context) (mirrors, error) {
+// findMirrors asks apt which mirror of Debian this machine uses. On a machine
+// that has not read its package lists yet, they are read into dir.
+func findMirrors(ctx context.Context, dir string) (mirrors, error) {
 	if m := os.Getenv(mirrorEnv); m != "" {
 		return mirrors{main: m}, nil
 	}
-	for attempt := range 2 {
-		if attempt == 1 {
-			progress("reading this machine's package lists")
-			if _, err := output(ctx, "", "apt-get", "-q", "update"); err != nil {
-				return mirrors{}, fmt.Errorf("find a Debian mirror (or set %s): %w", mirrorEnv, err)
-			}
-		}
-		out, err := output(ctx, "", "apt-get", "indextargets",
-			"--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages")
-		if err != nil {
-			return mirrors{}, err
-		}
-		if m := parseTargets(string(out)); m.main != "" {
-			return m, nil
-		}
+	targets := []string{
+		"indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages",
 	}
-	return mirrors{}, fmt.Errorf("apt's sources name no Debian mirror: set %s to the address of one", mirrorEnv)
+	out, err := output(ctx, "", "apt-get", targets...)
+	if err != nil {
+		return mirrors{}, err
+	}
+	if m := parseTargets(string(out)); m.main != "" {
+		return m, nil
+	}
+	progress("asking apt for a mirror of Debian")
+	machine := &archive{dir: dir, arch: runtime.GOARCH}
+	// Sources other than Debian's may fail; what counts is what was found.
+	failed := machine.update(ctx, "")
+	if out, err = machine.run(ctx, "", "apt-get", targets...); err != nil {
+		return mirrors{}, err
+	}
+	if m := parseTargets(string(out)); m.main != "" {
+		return m, nil
+	}
+	return mirrors{}, errors.Join(failed, fmt.Errorf(
+		"apt's sources name no mirror of Debian: set %s to the address of one", mirrorEnv))
 }
 
 // parseTargets picks the mirrors out of lines of origin|label|address.

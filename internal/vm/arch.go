@@ -28,7 +28,7 @@ var arches = map[string]arch{
 		qemuPackage: "qemu-system-x86",
 		qemuProgram: "qemu-system-x86_64",
 		machine:     "q35",
-		cpu:         "max",
+		cpu:         "qemu64",
 		hwFlags:     []string{"vmx", "svm"},
 		kernel:      "cloud-amd64",
 		console:     "ttyS0,115200",
@@ -36,7 +36,7 @@ var arches = map[string]arch{
 			"-device", "isa-serial,chardev=console,index=0",
 			"-device", "isa-serial,chardev=output,index=1",
 			// The third port's usual interrupt is the first one's.
-			"-device", "isa-serial,chardev=report,index=2,irq=5",
+			"-device", "isa-serial,chardev=report,index=2,irq=7",
 			"-device", "isa-debugcon,chardev=debug,iobase=0xe9",
 			"-device", "isa-debugcon,chardev=firmware,iobase=0x402",
 		},

@@ -53,9 +53,9 @@ func (p ports) close() {
 // its standard ones.
 const firstFD = 3
 
-// arguments is QEMU's command line. Descriptors are those of ports.all, in
-// order, from firstFD.
-func arguments(c Config, g bootSet, initrd string) []string {
+// arguments is QEMU's command line. It inherits the ends of ports.all, in
+// order, from firstFD, and then the initial file system.
+func arguments(c Config, g bootSet) []string {
 	memory := strconv.Itoa(c.Memory) + "M"
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
@@ -74,18 +74,20 @@ func arguments(c Config, g bootSet, initrd string) []string {
 	} else {
 		args = append(args, "-accel", "tcg,thread=multi", "-cpu", g.arch.cpu)
 	}
-	for i, name := range []string{"console", "output", "report", "debug", "firmware", "qmp"} {
+	names := []string{"console", "output", "report", "debug", "firmware", "qmp"}
+	for i, name := range names {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", name, firstFD+i))
 	}
 	args = append(args, g.arch.devices...)
-	args = append(args, "-mon", "chardev=qmp,mode=control")
+	args = append(args, "-qmp", "chardev:qmp")
 	if !c.Reboot {
 		args = append(args, "-no-reboot")
 	}
 	if !c.BootDisk {
 		// A panic resets the machine at once, which ends the run.
 		cmdline := "console=" + g.arch.console + " panic=-1 oops=panic " + c.Cmdline
-		args = append(args, "-kernel", g.image, "-initrd", initrd,
+		args = append(args, "-kernel", g.image,
+			"-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFD+len(names)),
 			"-append", strings.TrimSpace(cmdline))
 	}
 	for _, d := range c.Devices {

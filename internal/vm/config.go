@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,8 @@ type Config struct {
 
 	// Script is a shell script to run in the guest, as root, in /work, with
 	// output and errors captured. Beside ordinary commands it has "say TEXT",
-	// "expect TEXT" and "hear" to speak with the host.
+	// "expect TEXT" and "hear" to speak with the host, and "udev", which
+	// starts udev for programs that ask it (lsblk, for the serial number).
 	Script string
 	// Test is a file made by [TestBinary] to run in the guest, with TestArgs
 	// after -test.v. The run fails unless a test ran and all passed.
@@ -42,6 +44,8 @@ type Config struct {
 	BootDisk bool
 	Until    string
 
+	// Live, when set, receives what the work prints as it comes.
+	Live io.Writer
 	// Files are put into the guest: path in the guest (relative ones are in
 	// /work) → path on this machine. Permissions are kept.
 	Files map[string]string
@@ -115,6 +119,7 @@ func (c Config) overlay(a arch) ([]byte, error) {
 	out.file("usr/bin/say", 0o755, guest.Say)
 	out.file("usr/bin/hear", 0o755, guest.Hear)
 	out.file("usr/bin/expect", 0o755, guest.Expect)
+	out.file("usr/bin/udev", 0o755, guest.Udev)
 	out.file("work/settings", 0o644, fmt.Appendf(nil, "OUTPUT=%s\nREPORT=%s\nMODULES='%s'\n",
 		a.portNames[0], a.portNames[1], strings.Join(guestModules, " ")))
 

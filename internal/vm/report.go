@@ -37,14 +37,11 @@ var errEnded = errors.New("vm: the guest has ended")
 
 // listen reads until the port closes.
 func (r *report) listen() {
-	lines := bufio.NewReader(io.LimitReader(r.port, maxCapture))
-	for {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			break
-		}
-		r.take(strings.TrimRight(line, "\r\n"))
+	lines := bufio.NewScanner(r.port)
+	for lines.Scan() {
+		r.take(lines.Text())
 	}
+	_, _ = io.Copy(io.Discard, r.port) // QEMU must not block on us
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
@@ -104,10 +101,27 @@ func (r *report) hear(ctx context.Context) (string, error) {
 	}
 }
 
-// say tells the work one line.
-func (r *report) say(line string) error {
+// say tells the work one line. Until the guest's first process has set up the
+// port, whatever is sent would be lost, so say waits for that.
+func (r *report) say(ctx context.Context, line string) error {
 	if strings.Contains(line, "\n") {
 		return fmt.Errorf("vm: more than one line for the guest: %q", line)
+	}
+	for {
+		r.mu.Lock()
+		up, ended, changed := r.ups > 0, r.ended, r.changed
+		r.mu.Unlock()
+		if ended {
+			return errEnded
+		}
+		if up {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("vm: wait for the guest to come up: %w", context.Cause(ctx))
+		}
 	}
 	if _, err := io.WriteString(r.port, line+"\n"); err != nil {
 		return fmt.Errorf("vm: speak to the guest: %w", err)

@@ -5,13 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -111,20 +109,23 @@ func fetchGuest(ctx context.Context, k Kernel) (bootSet, error) {
 // toolPackages hold the guest's programs.
 var toolPackages = []string{
 	"busybox-static", "coreutils", "dosfstools", "e2fsprogs", "fdisk", "fio",
-	"kmod", "pciutils", "util-linux", "xz-utils",
+	"kmod", "pciutils", "udev", "util-linux", "xz-utils",
 }
 
 // guestPrograms are the programs that go into every guest, beside busybox.
 var guestPrograms = []string{
 	"usr/bin/dd", "usr/bin/fallocate", "usr/bin/fio", "usr/bin/lsblk",
 	"usr/bin/lspci", "usr/bin/setpci", "usr/bin/sync", "usr/bin/taskset",
-	"usr/sbin/badblocks", "usr/sbin/blkdiscard", "usr/sbin/blkid",
+	"usr/bin/udevadm", "usr/lib/systemd/systemd-udevd", "usr/sbin/badblocks", "usr/sbin/blkdiscard", "usr/sbin/blkid",
 	"usr/sbin/blkzone", "usr/sbin/blockdev", "usr/sbin/dumpe2fs",
 	"usr/sbin/e2fsck", "usr/sbin/fsck.ext4", "usr/sbin/fsck.vfat",
 	"usr/sbin/fstrim", "usr/sbin/mkfs.ext4", "usr/sbin/mkfs.vfat",
 	"usr/bin/partx", "usr/sbin/resize2fs", "usr/sbin/sfdisk",
 	"usr/sbin/tune2fs", "usr/sbin/wipefs",
 }
+
+// guestRules make udev tell what it knows about disks.
+var guestRules = []string{"50-udev-default.rules", "60-block.rules", "60-persistent-storage.rules"}
 
 // guestModules are the modules that go into every guest and are loaded before
 // its work starts; what a kernel has built in is skipped.
@@ -152,7 +153,7 @@ func toolsRecipe(a arch) recipe {
 func programsRecipe(a arch, tools string) recipe {
 	return recipe{
 		name: "programs-" + a.name,
-		key:  append([]string{filepath.Base(tools)}, guestPrograms...),
+		key:  slices.Concat([]string{filepath.Base(tools)}, guestPrograms, guestRules),
 		make: func(_ context.Context, _ *builder, dir string) error {
 			l := layer{root: tools, libs: libraries(a)}
 			for _, d := range []string{"dev", "proc", "sys", "tmp", "run", "mnt", "work", "etc"} {
@@ -164,6 +165,11 @@ func programsRecipe(a arch, tools string) recipe {
 			}
 			for _, name := range append([]string{"usr/bin/busybox"}, guestPrograms...) {
 				if err := l.program(name); err != nil {
+					return err
+				}
+			}
+			for _, name := range guestRules {
+				if err := l.program(path.Join("usr/lib/udev/rules.d", name)); err != nil {
 					return err
 				}
 			}
@@ -278,99 +284,6 @@ func modulesRecipe(kernel string, xz []string) recipe {
 			out.file(path.Join(base, "modules.dep"), 0o644, []byte(modulesDep(modules)))
 			return os.WriteFile(filepath.Join(dir, "archive.cpio"), out.bytes(), 0o644)
 		},
-	}
-}
-
-// qemu is a QEMU that can be started: the words before its own arguments, and
-// additions to the environment.
-type qemu struct {
-	command []string
-	env     []string
-}
-
-var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
-
-// findQEMU returns the machine's own QEMU if it can serve, or else the cached
-// one.
-func findQEMU(ctx context.Context, guestArch string) (qemu, error) {
-	a, err := archOf(guestArch)
-	if err != nil {
-		return qemu{}, err
-	}
-	if q, ok := installedQEMU(ctx, a); ok {
-		return q, nil
-	}
-	host, err := archOf(runtime.GOARCH)
-	if err != nil {
-		return qemu{}, err
-	}
-	root, err := ensure(ctx, qemuRecipe(host, a))
-	if err != nil {
-		return qemu{}, err
-	}
-	return unpackedQEMU(root, host, a), nil
-}
-
-// installedQEMU looks for a QEMU of at least 10.1 that knows vfio-user-pci.
-func installedQEMU(ctx context.Context, a arch) (qemu, bool) {
-	program, err := exec.LookPath(a.qemuProgram)
-	if err != nil {
-		return qemu{}, false
-	}
-	out, err := output(ctx, "", program, "--version")
-	if err != nil {
-		return qemu{}, false
-	}
-	m := qemuVersion.FindStringSubmatch(string(out))
-	if m == nil {
-		return qemu{}, false
-	}
-	major, _ := strconv.Atoi(m[1])
-	minor, _ := strconv.Atoi(m[2])
-	if major < 10 || (major == 10 && minor < 1) {
-		return qemu{}, false
-	}
-	_, err = output(ctx, "", program, "-machine", a.machine, "-device", "vfio-user-pci,help")
-	return qemu{command: []string{program}}, err == nil
-}
-
-// qemuRecipe unpacks QEMU and its firmware.
-func qemuRecipe(host, a arch) recipe {
-	packages := []string{a.qemuPackage, "seabios", "ipxe-qemu"}
-	return recipe{
-		name: "qemu-" + a.name + "-on-" + host.name,
-		key:  append([]string{toolsRelease}, packages...),
-		make: func(ctx context.Context, b *builder, dir string) error {
-			apt, err := b.archive(ctx, host, toolsRelease)
-			if err != nil {
-				return err
-			}
-			return apt.closure(ctx, dir, toolsRelease+"-backports", packages...)
-		},
-	}
-}
-
-// unpackedQEMU runs QEMU in place: with the loader and the libraries it was
-// built for, which this machine's own need not match.
-func unpackedQEMU(root string, host, a arch) qemu {
-	return qemu{
-		command: append(inPlace(root, host, path.Join("usr/bin", a.qemuProgram)),
-			"-L", filepath.Join(root, "usr/share/qemu"),
-			"-L", filepath.Join(root, "usr/share/seabios"),
-			"-L", filepath.Join(root, "usr/lib/ipxe/qemu")),
-		env: []string{"QEMU_MODULE_DIR=" + filepath.Join(root, "usr/lib", host.triplet, "qemu")},
-	}
-}
-
-// inPlace returns the words that run a program of an unpacked root.
-func inPlace(root string, host arch, program string) []string {
-	var libs []string
-	for _, dir := range libraries(host) {
-		libs = append(libs, filepath.Join(root, dir))
-	}
-	return []string{
-		filepath.Join(root, host.loader), "--library-path", strings.Join(libs, ":"),
-		filepath.Join(root, program),
 	}
 }
 

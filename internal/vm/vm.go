@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"runtime"
 	"sync"
 	"syscall"
@@ -46,7 +43,6 @@ func (e *ExitError) Error() string {
 type VM struct {
 	cfg    Config
 	guest  bootSet
-	dir    string
 	ports  ports
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when QEMU is gone and everything was read
@@ -96,11 +92,7 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 		cfg: cfg, guest: g, done: make(chan struct{}),
 		console: newCapture(), output: newCapture(), debug: newCapture(), firmware: newCapture(),
 	}
-	if v.dir, err = os.MkdirTemp("", "vblk-vm-*"); err != nil {
-		return nil, fmt.Errorf("vm: make a folder for the run: %w", err)
-	}
 	if err := v.start(ctx, q); err != nil {
-		_ = os.RemoveAll(v.dir)
 		return nil, err
 	}
 	select {
@@ -109,8 +101,13 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 		_, err := v.Wait()
 		return nil, err
 	}
+	// QEMU answers only once its devices are there.
 	if _, err := v.qmp.call(ctx, "qmp_capabilities", nil); err != nil {
-		v.cancel(err)
+		select {
+		case <-v.done: // QEMU's own complaint says more than ours
+		case <-time.After(5 * time.Second):
+			v.cancel(err)
+		}
 		_, err := v.Wait()
 		return nil, err
 	}
@@ -119,15 +116,18 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 
 // start launches QEMU and everything that listens to it.
 func (v *VM) start(ctx context.Context, q qemu) (err error) {
-	initrd := filepath.Join(v.dir, "initrd")
+	var initrd []*os.File
 	if !v.cfg.BootDisk {
 		overlay, err := v.cfg.overlay(v.guest.arch)
 		if err != nil {
 			return err
 		}
-		if err := concatenate(initrd, v.guest.archives, overlay); err != nil {
+		f, err := concatenate(v.guest.archives, overlay)
+		if err != nil {
 			return err
 		}
+		defer func() { _ = f.Close() }()
+		initrd = append(initrd, f)
 	}
 	if v.ports, err = newPorts(); err != nil {
 		return err
@@ -141,7 +141,7 @@ func (v *VM) start(ctx context.Context, q qemu) (err error) {
 	ctx, v.cancel = context.WithCancelCause(ctx)
 	ctx, stop := context.WithTimeoutCause(ctx, v.cfg.Timeout,
 		fmt.Errorf("the guest was not done within %v", v.cfg.Timeout))
-	words := append(append([]string{}, q.command...), arguments(v.cfg, v.guest, initrd)...)
+	words := append(append([]string{}, q.command...), arguments(v.cfg, v.guest)...)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Env = append(os.Environ(), q.env...)
 	cmd.Stderr = &v.stderr
@@ -150,6 +150,7 @@ func (v *VM) start(ctx context.Context, q qemu) (err error) {
 	for _, p := range v.ports.all() {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, p.theirs)
 	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, initrd...)
 
 	started := make(chan error)
 	go func() {
@@ -184,8 +185,13 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 		v.ports.console: v.console, v.ports.output: v.output,
 		v.ports.debug: v.debug, v.ports.firmware: v.firmware,
 	} {
+		to := io.Writer(c)
+		if c == v.output && v.cfg.Live != nil {
+			to = io.MultiWriter(c, v.cfg.Live)
+		}
 		readers.Go(func() {
-			_, _ = io.Copy(c, p)
+			_, _ = io.Copy(to, p)
+			_, _ = io.Copy(io.Discard, p) // QEMU must not block on us
 			c.end()
 		})
 	}
@@ -204,7 +210,6 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 	v.cancel(nil)
 	watchers.Wait()
 	v.ports.close()
-	_ = os.RemoveAll(v.dir)
 
 	status, exited, reportErr := v.report.verdict()
 	v.mu.Lock()
@@ -218,75 +223,33 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 	close(v.done)
 }
 
-// concatenate writes the archives and the overlay to one file.
-func concatenate(name string, archives []string, overlay []byte) error {
-	out, err := os.Create(name)
+// concatenate writes the archives and the overlay to a file without a name,
+// which is gone when nobody has it open.
+func concatenate(archives []string, overlay []byte) (_ *os.File, err error) {
+	out, err := os.CreateTemp("", "vblk-initrd-*")
 	if err != nil {
-		return fmt.Errorf("vm: write the initial file system: %w", err)
+		return nil, fmt.Errorf("vm: write the initial file system: %w", err)
 	}
-	defer func() { _ = out.Close() }()
+	_ = os.Remove(out.Name())
+	defer func() {
+		if err != nil {
+			_ = out.Close()
+			err = fmt.Errorf("vm: write the initial file system: %w", err)
+		}
+	}()
 	for _, a := range archives {
 		in, err := os.Open(a)
 		if err != nil {
-			return fmt.Errorf("vm: read the initial file system: %w", err)
+			return nil, err
 		}
 		_, err = io.Copy(out, in)
 		_ = in.Close()
 		if err != nil {
-			return fmt.Errorf("vm: write the initial file system: %w", err)
+			return nil, err
 		}
 	}
-	if _, err := out.Write(overlay); err != nil {
-		return fmt.Errorf("vm: write the initial file system: %w", err)
-	}
-	return nil
-}
-
-// The reasons for which we end a machine ourselves.
-var (
-	errFound   = errors.New("the text that was waited for has appeared")
-	errStopped = errors.New("the test stopped the guest")
-	errDead    = errors.New("the kernel crashed")
-	errStuck   = errors.New("the guest did not power off after its work")
-)
-
-// crash matches what a kernel says when it is beyond repair. A soft lock-up is
-// not that: a slow machine makes the watchdog say so.
-var crash = regexp.MustCompile(`(?m)^(\[[^]]*\] )?(Kernel panic|BUG: |Oops|Internal error: |general protection fault|Unable to handle kernel).*$`)
-
-// conclude decides whether the run succeeded.
-func (v *VM) conclude(exit error, exited bool, reportErr, cause error) error {
-	if line := crash.FindString(v.result.Console); line != "" {
-		return fmt.Errorf("vm: the kernel crashed: %s\n%s", line, tail(v.result.Console, 60))
-	}
-	if errors.Is(cause, errFound) {
-		return nil
-	}
-	if cause != nil {
-		return fmt.Errorf("vm: %w%s", cause, v.evidence())
-	}
-	if exit != nil {
-		return fmt.Errorf("vm: QEMU: %w: %s", exit, tail(v.result.QEMU, 10))
-	}
-	if reportErr != nil {
-		return reportErr
-	}
-	if !exited {
-		return fmt.Errorf("vm: the guest ended without a report%s", v.evidence())
-	}
-	if v.result.Status != 0 {
-		return &ExitError{Status: v.result.Status, Output: tail(v.result.Output, 60)}
-	}
-	if v.cfg.Test != "" {
-		return checkTests(v.result.Output)
-	}
-	return nil
-}
-
-// evidence is what helps to understand why a guest did not do its work.
-func (v *VM) evidence() string {
-	return fmt.Sprintf("\nQEMU: %s\nwork: %s\nconsole: %s", tail(v.result.QEMU, 5),
-		tail(v.result.Output, 20), tail(v.result.Console, 20))
+	_, err = out.Write(overlay)
+	return out, err
 }
 
 func (v *VM) noteUp() {
@@ -308,42 +271,6 @@ func (v *VM) expectPowerOff() {
 	}()
 }
 
-// watchConsole ends the machine some time after the kernel crashed, so that
-// what it has to say about it is complete.
-func (v *VM) watchConsole(ctx context.Context) {
-	for {
-		v.console.mu.Lock()
-		dead, changed := crash.Match(v.console.text), v.console.changed
-		v.console.mu.Unlock()
-		if dead {
-			break
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-	select {
-	case <-time.After(2 * time.Second):
-		v.cancel(errDead)
-	case <-ctx.Done():
-	}
-}
-
-// watchUntil ends the machine when the text that shows success has appeared.
-func (v *VM) watchUntil(ctx context.Context) {
-	found := make(chan error, 2)
-	for _, c := range []*capture{v.console, v.debug} {
-		go func() { found <- c.waitFor(ctx, v.cfg.Until) }()
-	}
-	for range 2 {
-		if <-found == nil {
-			v.cancel(errFound)
-		}
-	}
-}
-
 // Wait waits for the end of the guest and returns what [Run] returns. It may
 // be called more than once.
 func (v *VM) Wait() (Result, error) {
@@ -351,12 +278,14 @@ func (v *VM) Wait() (Result, error) {
 	return v.result, v.err
 }
 
-// Kill ends the guest at once. [VM.Wait] then returns an error unless the work
-// was done already.
+// Kill ends the guest at once, as if its power was cut. [VM.Wait] then returns
+// an error, unless the guest had powered off before.
 func (v *VM) Kill() { v.cancel(errStopped) }
 
-// Say tells the work one line, which its "hear" or "expect" takes.
-func (v *VM) Say(line string) error { return v.report.say(line) }
+// Say tells the work one line, which its "hear" or "expect" takes. It waits
+// until the guest has come up for the first time. What is said around a reboot
+// may be lost: let the guest speak first.
+func (v *VM) Say(ctx context.Context, line string) error { return v.report.say(ctx, line) }
 
 // Hear waits for the next line of the work's "say" and returns it. It returns
 // an error when the work has ended.

@@ -1,8 +1,12 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,26 +17,55 @@ import (
 // eachKernel runs the test once for each kernel.
 func eachKernel(t *testing.T, test func(t *testing.T, k Kernel)) {
 	for _, k := range Kernels() {
-		t.Run(k.Name, func(t *testing.T) { test(t, k) })
+		t.Run(k.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
 	}
 }
 
+// logTimes puts into the test's log how long the guest took.
+func logTimes(t *testing.T, res Result) {
+	t.Helper()
+	t.Logf("up %v, total %v", res.Up.Round(time.Millisecond), res.Total.Round(time.Millisecond))
+}
+
+// blank makes a disk image of the size in bytes.
+func blank(t *testing.T, size int64) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(name, nil, 0o600))
+	require.NoError(t, os.Truncate(name, size))
+	return name
+}
+
+// ownDisk returns the arguments for a disk that QEMU serves itself.
+func ownDisk(id, image string) (args []string, device string) {
+	return []string{"-blockdev", "driver=file,discard=unmap,node-name=" + id + ",filename=" + image},
+		"virtio-blk-pci,drive=" + id + ",disable-legacy=on,serial=" + id
+}
+
 func TestVMScript(t *testing.T) {
+	t.Parallel()
 	eachKernel(t, func(t *testing.T, k Kernel) {
+		var live bytes.Buffer
 		res, err := Run(t.Context(), Config{
 			Kernel: k,
 			Script: "uname -r; echo problem >&2",
+			Live:   &live,
 		})
 		require.NoError(t, err)
-		t.Logf("up %v, total %v", res.Up.Round(time.Millisecond), res.Total.Round(time.Millisecond))
+		logTimes(t, res)
 		assert.Equal(t, res.Kernel+"\nproblem\n", res.Output)
+		assert.Equal(t, res.Output, live.String())
 		assert.Contains(t, res.Console, "Linux version "+res.Kernel)
-		assert.Equal(t, 1, res.Ups)
 		assert.Contains(t, res.Firmware, "SeaBIOS")
+		assert.Equal(t, 1, res.Ups)
 	})
 }
 
 func TestVMScriptFails(t *testing.T) {
+	t.Parallel()
 	res, err := Run(t.Context(), Config{Script: "echo here; exit 3"})
 	var exit *ExitError
 	require.ErrorAs(t, err, &exit)
@@ -42,15 +75,40 @@ func TestVMScriptFails(t *testing.T) {
 }
 
 func TestVMSilenceIsAnError(t *testing.T) {
+	t.Parallel()
 	_, err := Run(t.Context(), Config{Script: "poweroff -f"})
 	assert.ErrorContains(t, err, "ended without a report")
 
-	_, err = Run(t.Context(), Config{Script: "echo before; sleep 1000", Timeout: 8 * time.Second})
-	require.ErrorContains(t, err, "not done within 8s")
+	_, err = Run(t.Context(), Config{Script: "reboot -f"})
+	assert.ErrorContains(t, err, "ended without a report")
+
+	_, err = Run(t.Context(), Config{Script: "echo before; sleep 1000", Timeout: 20 * time.Second})
+	require.ErrorContains(t, err, "not done within 20s")
 	assert.ErrorContains(t, err, "before", "the error shows what the work printed")
 }
 
+func TestVMCrashIsAnError(t *testing.T) {
+	t.Parallel()
+	eachKernel(t, func(t *testing.T, k Kernel) {
+		res, err := Run(t.Context(), Config{
+			Kernel: k,
+			Script: "echo c >/proc/sysrq-trigger; sleep 1000",
+		})
+		require.ErrorContains(t, err, "the kernel crashed")
+		assert.Contains(t, res.Console, "sysrq")
+		assert.Less(t, res.Total, time.Minute, "a crash ends the run at once")
+	})
+	t.Run("even if it may reboot", func(t *testing.T) {
+		_, err := Run(t.Context(), Config{
+			Reboot: true,
+			Script: "echo c >/proc/sysrq-trigger; sleep 1000",
+		})
+		require.ErrorContains(t, err, "the kernel crashed")
+	})
+}
+
 func TestVMContextEndsGuest(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	v, err := Start(ctx, Config{Script: "say ready; sleep 1000"})
 	require.NoError(t, err)
@@ -59,4 +117,207 @@ func TestVMContextEndsGuest(t *testing.T) {
 	cancel(mine)
 	_, err = v.Wait()
 	assert.ErrorIs(t, err, mine)
+}
+
+func TestVMRefusedDevice(t *testing.T) {
+	t.Parallel()
+	_, err := Start(t.Context(), Config{
+		Script:  "true",
+		Devices: []string{VFIOUser(filepath.Join(t.TempDir(), "nobody"))},
+	})
+	assert.ErrorContains(t, err, "nobody", "QEMU's complaint is in the error")
+}
+
+func TestVMConversation(t *testing.T) {
+	t.Parallel()
+	eachKernel(t, func(t *testing.T, k Kernel) {
+		ctx := t.Context()
+		v, err := Start(ctx, Config{Kernel: k, Script: `
+			say "the first   line"
+			expect "go on"
+			echo "heard $(hear)"
+			expect "not this" || say refused
+		`})
+		require.NoError(t, err)
+		require.NoError(t, v.Expect(ctx, "the first   line"))
+		require.NoError(t, v.Say(ctx, "go on"))
+		require.NoError(t, v.Say(ctx, `back\slash  and "more"`))
+		require.NoError(t, v.WaitOutput(ctx, "heard"))
+		require.NoError(t, v.Say(ctx, "but this"))
+		line, err := v.Hear(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, "refused", line)
+		_, err = v.Hear(ctx)
+		assert.Error(t, err, "the guest ends without another word")
+		res, err := v.Wait()
+		require.NoError(t, err)
+		assert.Contains(t, res.Output, `heard back\slash  and "more"`)
+	})
+}
+
+func TestVMReboots(t *testing.T) {
+	t.Parallel()
+	v, err := Start(t.Context(), Config{Reboot: true, Script: `
+		say up
+		case $(hear) in
+		reboot) reboot -f ;;
+		wait) sleep 1000 ;;
+		esac
+	`})
+	require.NoError(t, err)
+	ctx := t.Context()
+
+	require.NoError(t, v.Expect(ctx, "up"))
+	require.NoError(t, v.Say(ctx, "reboot"))
+	require.NoError(t, v.Expect(ctx, "up"))
+	require.NoError(t, v.Say(ctx, "wait"))
+	_, err = v.QMP(ctx, "system_reset", nil)
+	require.NoError(t, err)
+	require.NoError(t, v.Expect(ctx, "up"))
+	require.NoError(t, v.Say(ctx, "done"))
+	res, err := v.Wait()
+	require.NoError(t, err)
+	assert.Equal(t, 3, res.Ups)
+	assert.GreaterOrEqual(t, v.Events("RESET"), 2)
+}
+
+func TestVMMachineProtocol(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	v, err := Start(ctx, Config{Memory: 384, CPUs: 1, Script: "expect end; nproc"})
+	require.NoError(t, err)
+	answer, err := v.QMP(ctx, "query-memory-size-summary", nil)
+	require.NoError(t, err)
+	var size struct {
+		Base int64 `json:"base-memory"`
+	}
+	require.NoError(t, json.Unmarshal(answer, &size))
+	assert.EqualValues(t, 384<<20, size.Base)
+	_, err = v.QMP(ctx, "qom-get", map[string]string{"path": "/nowhere", "property": "x"})
+	assert.ErrorContains(t, err, "nowhere")
+	require.NoError(t, v.Say(ctx, "end"))
+	res, err := v.Wait()
+	require.NoError(t, err)
+	assert.Equal(t, "1\n", res.Output)
+	_, err = v.QMP(ctx, "query-status", nil)
+	assert.Error(t, err, "nobody is there to answer")
+}
+
+// TestVMDisks shows that a guest has all it takes to test a disk, on disks that
+// QEMU serves itself.
+func TestVMDisks(t *testing.T) {
+	t.Parallel()
+	eachKernel(t, func(t *testing.T, k Kernel) {
+		const size = 64 << 20
+		images := []string{blank(t, size), blank(t, size)}
+		firstArgs, first := ownDisk("first", images[0])
+		secondArgs, second := ownDisk("second", images[1])
+		note := filepath.Join(t.TempDir(), "note")
+		require.NoError(t, os.WriteFile(note, []byte("from outside\n"), 0o600))
+		res, err := Run(t.Context(), Config{
+			Kernel:  k,
+			Args:    append(firstArgs, secondArgs...),
+			Devices: []string{first, second},
+			Files:   map[string]string{"note": note},
+			Script: `
+				set -e
+				udev
+				lsblk -b -d -n -o NAME,SERIAL,SIZE,RO
+				mkfs.ext4 -q /dev/vda
+				mount /dev/vda /mnt
+				cp -r /work /mnt/tree
+				umount /mnt
+				e2fsck -f -n /dev/vda
+				fio --name=v --filename=/dev/vdb --rw=randrw --bsrange=4k-64k --size=8m \
+					--ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --randseed=1
+				fio --name=u --filename=/dev/vdb --rw=randread --bs=4k --size=1m --ioengine=io_uring
+				fio --name=p --filename=/dev/vdb --rw=write --bs=64k --size=4m --ioengine=psync \
+					--fsync=4 --verify=crc32c
+				fio --name=p --filename=/dev/vdb --rw=read --bs=64k --size=4m --ioengine=psync \
+					--verify=crc32c
+				blkdiscard /dev/vdb
+				dd if=note of=/dev/vdb bs=512 count=1 seek=3 conv=sync oflag=direct
+				lspci -n -d 1af4:
+			`,
+		})
+		require.NoError(t, err)
+		logTimes(t, res)
+		assert.Regexp(t, `vda +first +67108864 +0\nvdb +second +67108864 +0\n`, res.Output)
+		assert.Contains(t, res.Output, "1af4:1042")
+
+		written, err := os.ReadFile(images[1])
+		require.NoError(t, err)
+		want := make([]byte, size)
+		copy(want[3*512:], "from outside\n")
+		assert.True(t, bytes.Equal(want, written), "the disk holds what the guest wrote last")
+		written, err = os.ReadFile(images[0])
+		require.NoError(t, err)
+		assert.True(t, bytes.Contains(written, []byte("from outside\n")), "the file is in the file system")
+	})
+}
+
+func TestVMCommandLine(t *testing.T) {
+	t.Parallel()
+	args, device := ownDisk("disk", blank(t, 1<<20))
+	res, err := Run(t.Context(), Config{
+		Cmdline: "pci=nomsi",
+		Args:    args,
+		Devices: []string{device},
+		Script:  "cat /proc/cmdline; grep virtio /proc/interrupts",
+	})
+	require.NoError(t, err)
+	assert.Contains(t, res.Output, "pci=nomsi")
+	assert.Contains(t, res.Output, "IO-APIC")
+	assert.NotContains(t, res.Output, "MSI")
+}
+
+func TestVMBootsDisk(t *testing.T) {
+	t.Parallel()
+	sector, err := BootSector("booted from disk\r\n")
+	require.NoError(t, err)
+	image := blank(t, 1<<20)
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.Write(sector)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+
+	args, device := ownDisk("disk", image)
+	res, err := Run(t.Context(), Config{
+		BootDisk: true,
+		Until:    "booted from disk",
+		Args:     args,
+		Devices:  []string{device + ",bootindex=0"},
+	})
+	require.NoError(t, err)
+	logTimes(t, res)
+
+	_, err = Run(t.Context(), Config{BootDisk: true, Until: "booted from disk", Timeout: 5 * time.Second})
+	assert.ErrorContains(t, err, "not done within 5s", "without a disk, nothing boots")
+}
+
+func TestVMTestBinary(t *testing.T) {
+	t.Parallel()
+	binary := TestBinary(t, Kernel{}, "./testdata/inguest")
+	eachKernel(t, func(t *testing.T, k Kernel) {
+		res, err := Run(t.Context(), Config{
+			Kernel: k, Test: binary, TestArgs: []string{"-test.run", "Passes"},
+		})
+		require.NoError(t, err)
+		logTimes(t, res)
+		assert.Contains(t, res.Output, "--- PASS: TestPasses")
+		assert.Contains(t, res.Output, "on "+res.Kernel)
+	})
+	for _, test := range []struct{ name, run, complaint string }{
+		{"fails", "Fails", "status 1"},
+		{"skips", "Skips", "no test ran"},
+		{"matches nothing", "Nothing$", "no test ran"},
+		{"ends early", "Exits", "did not finish"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Run(t.Context(), Config{Test: binary, TestArgs: []string{"-test.run", test.run}})
+			assert.ErrorContains(t, err, test.complaint)
+		})
+	}
 }

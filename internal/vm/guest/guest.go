@@ -27,3 +27,8 @@ var Hear []byte
 //
 //go:embed expect
 var Expect []byte
+
+// Udev is the command "udev", which starts udev and waits for it.
+//
+//go:embed udev
+var Udev []byte

@@ -1,0 +1,99 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// The reasons for which we end a machine ourselves.
+var (
+	errFound   = errors.New("the text that was waited for has appeared")
+	errStopped = errors.New("the test stopped the guest")
+	errDead    = errors.New("the kernel crashed")
+	errStuck   = errors.New("the guest did not power off after its work")
+)
+
+// crash matches what a kernel says when it is beyond repair. A soft lock-up is
+// not that: a slow machine makes the watchdog say so.
+var crash = regexp.MustCompile(`(?m)^(\[[^]]*\] )?(Kernel panic|BUG: |Oops|Internal error: |general protection fault|Unable to handle kernel).*$`)
+
+// conclude decides whether the run succeeded.
+func (v *VM) conclude(exit error, exited bool, reportErr, cause error) error {
+	if line := crash.FindString(v.result.Console); line != "" {
+		return fmt.Errorf("vm: the kernel crashed: %s\n%s", line, tail(v.result.Console, 60))
+	}
+	if v.cfg.BootDisk && (errors.Is(cause, errFound) || cause == nil) && v.foundUntil() {
+		return nil
+	}
+	if cause != nil {
+		return fmt.Errorf("vm: %w%s", cause, v.evidence())
+	}
+	if exit != nil {
+		return fmt.Errorf("vm: QEMU: %w: %s", exit, tail(v.result.QEMU, 10))
+	}
+	if reportErr != nil {
+		return reportErr
+	}
+	if !exited {
+		return fmt.Errorf("vm: the guest ended without a report%s", v.evidence())
+	}
+	if v.result.Status != 0 {
+		return &ExitError{Status: v.result.Status, Output: tail(v.result.Output, 60)}
+	}
+	if v.cfg.Test != "" {
+		return checkTests(v.result.Output)
+	}
+	return nil
+}
+
+// foundUntil says whether the text that shows success has appeared.
+func (v *VM) foundUntil() bool {
+	return strings.Contains(v.result.Console, v.cfg.Until) || strings.Contains(v.result.Debug, v.cfg.Until)
+}
+
+// evidence is what helps to understand why a guest did not do its work.
+func (v *VM) evidence() string {
+	return fmt.Sprintf("\nQEMU: %s\nwork: %s\nconsole: %s\nfirmware: %s",
+		tail(v.result.QEMU, 5), tail(v.result.Output, 20),
+		tail(v.result.Console, 20), tail(v.result.Firmware, 5))
+}
+
+// watchConsole ends the machine some time after the kernel crashed, so that
+// what it has to say about it is complete.
+func (v *VM) watchConsole(ctx context.Context) {
+	for {
+		v.console.mu.Lock()
+		dead, changed := crash.Match(v.console.text), v.console.changed
+		v.console.mu.Unlock()
+		if dead {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+	select {
+	case <-time.After(2 * time.Second):
+		v.cancel(errDead)
+	case <-ctx.Done():
+	}
+}
+
+// watchUntil ends the machine when the text that shows success has appeared.
+func (v *VM) watchUntil(ctx context.Context) {
+	found := make(chan error, 2)
+	for _, c := range []*capture{v.console, v.debug} {
+		go func() { found <- c.waitFor(ctx, v.cfg.Until) }()
+	}
+	for range 2 {
+		if <-found == nil {
+			v.cancel(errFound)
+		}
+	}
+}
