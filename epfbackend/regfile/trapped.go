@@ -402,12 +402,11 @@ func (t *Trapped) writeStatus(s virtio.Status) {
 		t.beginReset()
 		return
 	}
-	needsReset := t.status & virtio.NeedsReset // ours, not the driver's to clear
-	s = s&^virtio.NeedsReset | needsReset
 	if err := virtio.CheckTransition(t.status, s); err != nil {
 		t.cfg.Log.Warn("device status write ignored", "err", err)
 		return
 	}
+	s = s&^virtio.NeedsReset | t.status&virtio.NeedsReset // ours, not the driver's
 	added := s &^ t.status
 	if added.Has(virtio.FeaturesOK) {
 		if err := t.accepted.Validate(t.cfg.Offered); err != nil {
