@@ -1,0 +1,202 @@
+package loopback
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/internal/rc"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+)
+
+// patience bounds how long the function may keep the host waiting.
+const patience = 5 * time.Second
+
+// ErrUnplugged reports an access to a slot without a function.
+var ErrUnplugged = errors.New("no function in the slot")
+
+// Slot is a place for one function. It is the host's way to it (rc.Bus), and the
+// function's controller. All methods may be called from any goroutine.
+type Slot struct {
+	faults *Faults
+	host   hostMemory
+	pins   pins
+
+	mu     sync.Mutex // held for each access: the function sees one at a time
+	fn     epc.Function
+	config *epc.ConfigSpace
+	tables [6][]byte // BARs that hold MSI-X structures
+	desc   epc.Description
+}
+
+var _ rc.Bus = (*Slot)(nil)
+
+// Plug puts a function in a slot and gives it its controller. faults may be nil.
+func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
+	if faults == nil {
+		faults = new(Faults)
+	}
+	s := &Slot{faults: faults, fn: fn, desc: fn.Describe()}
+	var err error
+	if s.config, err = epc.NewConfigSpace(fn); err != nil {
+		return nil, err
+	}
+	if m := s.desc.MSIX; m.Vectors > 0 {
+		s.tables[m.TableBAR] = make([]byte, s.desc.BARs[m.TableBAR].Size)
+		s.tables[m.PBABAR] = make([]byte, s.desc.BARs[m.PBABAR].Size)
+	}
+	s.host.init(faults)
+	s.pins.init(faults)
+	fn.Attach(controller{s})
+	return s, nil
+}
+
+// Unplug takes the function out, whatever the host is doing with it. When it
+// returns, the function uses nothing of the host any more.
+func (s *Slot) Unplug() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fn == nil {
+		return nil
+	}
+	var errs *multierror.Error
+	errs = multierror.Append(errs, s.fn.Detach())
+	s.fn = nil
+	s.pins.close()
+	return multierror.Append(errs, s.host.close()).ErrorOrNil()
+}
+
+// ReadConfig implements rc.Registers.
+func (s *Slot) ReadConfig(off int, p []byte) error {
+	return s.access(func() error { s.config.Read(off, p); return nil })
+}
+
+// WriteConfig implements rc.Registers.
+func (s *Slot) WriteConfig(off int, p []byte) error {
+	return s.access(func() error {
+		s.config.Write(off, p)
+		s.route()
+		return nil
+	})
+}
+
+// route sends interrupts where the configuration space says.
+func (s *Slot) route() {
+	var command [2]byte
+	s.config.Read(virtiopci.ConfigCommand, command[:])
+	off := binary.LittleEndian.Uint16(command[:])&virtiopci.CommandINTxDisable != 0
+	s.pins.configure(s.config.MSIXEnabled(), off)
+}
+
+// access lets f access the function.
+func (s *Slot) access(f func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fn == nil {
+		return ErrUnplugged
+	}
+	return f()
+}
+
+// ReadBAR implements rc.Registers.
+func (s *Slot) ReadBAR(bar int, off uint64, p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.inside(bar, off, p); err != nil {
+		return err
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(p, t[off:])
+		return nil
+	}
+	s.fn.ReadBAR(bar, off, p)
+	return nil
+}
+
+// WriteBAR implements rc.Registers.
+func (s *Slot) WriteBAR(bar int, off uint64, p []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.inside(bar, off, p); err != nil {
+		return err
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(t[off:], p)
+		return nil
+	}
+	s.fn.WriteBAR(bar, off, p)
+	return nil
+}
+
+func (s *Slot) inside(bar int, off uint64, p []byte) error {
+	if s.fn == nil {
+		return ErrUnplugged
+	}
+	if size := s.desc.BARs[bar].Size; off > size || uint64(len(p)) > size-off {
+		return fmt.Errorf("access to BAR %d at %#x, %d bytes: outside", bar, off, len(p))
+	}
+	return nil
+}
+
+// Map implements rc.Bus.
+func (s *Slot) Map(r rc.Region) error {
+	return s.paused(func() error { return s.host.add(r) })
+}
+
+// Unmap implements rc.Bus.
+func (s *Slot) Unmap(addr, size uint64) error {
+	return s.paused(func() error { return s.host.remove(addr, size) })
+}
+
+// paused changes host memory while the function does not use it.
+func (s *Slot) paused(change func() error) error {
+	return s.access(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		defer s.fn.Resume()
+		if err := s.fn.Pause(ctx); err != nil {
+			return err
+		}
+		return change()
+	})
+}
+
+// Vectors implements rc.Bus.
+func (s *Slot) Vectors(fds []int) error {
+	s.pins.vectors(slices.Clone(fds))
+	return nil
+}
+
+// INTx implements rc.Bus.
+func (s *Slot) INTx(fd int) error {
+	s.pins.intx(fd)
+	return nil
+}
+
+// Reset implements rc.Bus.
+func (s *Slot) Reset() error {
+	return s.access(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		s.config.Reset()
+		s.route()
+		return s.fn.Reset(ctx)
+	})
+}
+
+// controller is the slot as the function sees it.
+type controller struct{ s *Slot }
+
+var _ epc.Controller = controller{}
+
+func (c controller) Memory() *epc.Memory           { return c.s.host.table }
+func (c controller) MSIXEnabled() bool             { return c.s.pins.msixEnabled() }
+func (c controller) RaiseMSIX(vector uint16) error { return c.s.pins.raise(vector) }
+func (c controller) SetINTx(asserted bool) error   { return c.s.pins.drive(asserted) }
