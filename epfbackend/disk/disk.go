@@ -13,7 +13,7 @@ import (
 type Disk struct {
 	t    target
 	log  *slog.Logger
-	told sync.Once // that there is no io_uring
+	told sync.Once // which engine it is
 
 	info Info // without the size, which is in t; never changed after Open
 
@@ -35,25 +35,37 @@ func (d *Disk) NewEngine(kind EngineKind, depth, doorbell int) (Engine, error) {
 	if depth < 1 || depth > MaxDepth {
 		return nil, fmt.Errorf("engine of depth %d: %w", depth, unix.EINVAL)
 	}
-	if kind == Auto || kind == URing {
-		e, err := newUringEngine(&d.t, depth, doorbell)
-		if err == nil {
-			d.log.Debug("disk engine", "disk", d.info.Path, "engine", e.Name(), "depth", depth)
-			return e, nil
-		}
-		if kind == URing {
-			return nil, err
-		}
-		d.told.Do(func() {
-			d.log.Warn("no io_uring, using plain system calls", "disk", d.info.Path, "err", err)
-		})
-	}
-	e, err := newPlainEngine(&d.t, depth, doorbell)
+	e, refusal, err := d.newEngine(kind, depth, doorbell)
 	if err != nil {
 		return nil, err
 	}
-	d.log.Debug("disk engine", "disk", d.info.Path, "engine", e.Name(), "depth", depth)
+	d.told.Do(func() {
+		if refusal != nil {
+			d.log.Warn("no io_uring, using plain system calls", "disk", d.info.Path, "err", refusal)
+			return
+		}
+		d.log.Info("disk engine chosen", "disk", d.info.Path, "engine", e.Name(), "access", d.info.DirectWhy)
+	})
 	return e, nil
+}
+
+// newEngine also returns why the plain engine was taken where any would do.
+func (d *Disk) newEngine(kind EngineKind, depth, doorbell int) (e Engine, refusal, err error) {
+	if kind != Plain {
+		e, err := newUringEngine(&d.t, depth, doorbell)
+		if err == nil {
+			return e, nil, nil
+		}
+		if kind == URing {
+			return nil, nil, fmt.Errorf("%s: %w", d.info.Path, err)
+		}
+		refusal = err
+	}
+	p, err := newPlainEngine(&d.t, depth, doorbell)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", d.info.Path, err)
+	}
+	return p, refusal, nil
 }
 
 // Refresh implements Store. A size that is no multiple of the block size is

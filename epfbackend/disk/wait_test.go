@@ -182,6 +182,20 @@ func TestKernelThatRefusesIoUring(t *testing.T) {
 	}
 }
 
+func TestChoiceOfEngineIsLogged(t *testing.T) {
+	for kind, name := range map[EngineKind]string{Auto: "io_uring", URing: "io_uring", Plain: "plain"} {
+		var log strings.Builder
+		r := newRig(t, blktest.File(t, mib), Options{Log: logTo(&log)}, kind, 4)
+		require.Equal(t, name, r.e.Name())
+		require.Contains(t, log.String(), "engine="+name)
+		parsed, ok := ParseEngineKind(kind.String())
+		require.True(t, ok)
+		require.Equal(t, kind, parsed)
+	}
+	_, ok := ParseEngineKind("aio")
+	require.False(t, ok)
+}
+
 func TestNullReadsZeroes(t *testing.T) {
 	r := newRig(t, "null:8K", Options{}, Auto, 4)
 	require.Equal(t, "null", r.e.Name())
@@ -228,8 +242,8 @@ func TestTransferBeyondWhatTheKernelMovesAtOnce(t *testing.T) {
 	_, err = f.WriteAt(want, marker)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-	bothEngines(t, func(t *testing.T, kind EngineKind, direct DirectMode) {
-		r := newRig(t, path, Options{Direct: direct}, kind, 2)
+	for _, kind := range []EngineKind{URing, Plain} {
+		r := newRig(t, path, Options{}, kind, 2)
 		same, tail := aligned(t, 4*mib), aligned(t, 20*mib)
 		io := &IO{Op: Read, Length: size}
 		for off := int64(0); off < size-20*mib; off += 4 * mib {
@@ -242,7 +256,9 @@ func TestTransferBeyondWhatTheKernelMovesAtOnce(t *testing.T) {
 		require.NotEmpty(t, io.cut, "it was cut inside a vector")
 		at := marker - (size - 20*mib)
 		require.Equal(t, want, tail[at:at+16384])
-	})
+		require.NoError(t, r.e.Close())
+		require.NoError(t, r.store.Close())
+	}
 }
 
 func TestFileThatShrinksIsAnError(t *testing.T) {
