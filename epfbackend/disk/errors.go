@@ -21,7 +21,7 @@ var (
 type Error struct {
 	Path string
 	What string // "in use: mounted on /home (ext4)"
-	Mend string // "unmount it, or insist with force"; may be empty
+	Mend string // "unmount it, or insist with --force"; may be empty
 	Kind error  // one of the errors above
 	Err  error  // what the system said, may be nil
 }

@@ -129,7 +129,7 @@ func busyError(path string, holders []string, mend string, err error) error {
 	if len(holders) > 0 {
 		what = "in use: " + strings.Join(holders, ", ")
 	}
-	return &Error{Path: path, Kind: ErrBusy, Err: err, What: what, Mend: mend + ", or insist with force"}
+	return &Error{Path: path, Kind: ErrBusy, Err: err, What: what, Mend: mend + ", or insist with --force"}
 }
 
 // openFlags are those of the descriptor that holds the disk.
