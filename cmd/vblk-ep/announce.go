@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+
+	"github.com/vblk-ep/vblk-ep/doorbell"
+	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+)
+
+// summary is what is exported, as serve and check tell it.
+type summary struct {
+	Disk          string   `json:"disk"`
+	Kind          string   `json:"kind"`
+	Bytes         int64    `json:"bytes"`
+	LogicalBlock  uint32   `json:"logical_block_bytes"`
+	PhysicalBlock uint32   `json:"physical_block_bytes"`
+	ReadOnly      bool     `json:"readonly"`
+	Direct        bool     `json:"direct"`
+	DirectWhy     string   `json:"direct_why"`
+	Engine        string   `json:"io"`
+	Cache         string   `json:"cache"`
+	Serial        string   `json:"serial"`
+	Queues        int      `json:"queues"`
+	QueueSize     int      `json:"queue_size"`
+	Features      string   `json:"features"`
+	Socket        string   `json:"socket"`
+	QEMU          []string `json:"qemu_args"`
+}
+
+func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summary, error) {
+	info, o := store.Info(), fn.Options()
+	engine, err := engineName(store, o.Engine)
+	if err != nil {
+		return summary{}, err
+	}
+	s := summary{
+		Disk: info.Path, Kind: info.Kind.String(), Bytes: info.Size,
+		LogicalBlock: info.LogicalBlock, PhysicalBlock: info.PhysicalBlock,
+		ReadOnly: info.ReadOnly, Direct: info.Direct, DirectWhy: info.DirectWhy,
+		Engine: engine, Cache: "writeback", Serial: fn.Serial(),
+		Queues: o.Queues, QueueSize: o.QueueSize,
+		Features: fn.Features().Describe(virtioblk.FeatureNames),
+		Socket:   socket, QEMU: qemuArgs(socket),
+	}
+	if o.WriteThrough {
+		s.Cache = "writethrough"
+	}
+	return s, nil
+}
+
+// engineName finds out by which engine a disk's I/O would be done.
+func engineName(store disk.Store, kind disk.EngineKind) (string, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	bell, err := doorbell.NewTrapped()
+	if err != nil {
+		return "", err
+	}
+	defer bell.Close()
+	engine, err := store.NewEngine(kind, 1, bell.FD())
+	if err != nil {
+		return "", err
+	}
+	defer engine.Close()
+	return engine.Name(), nil
+}
+
+// qemuArgs are the arguments that attach a guest of QEMU to a virtual slot. The
+// guest's memory must be shared with us.
+func qemuArgs(socket string) []string {
+	device, _ := json.Marshal(map[string]any{
+		"driver": "vfio-user-pci",
+		"socket": map[string]string{"type": "unix", "path": socket},
+	})
+	return []string{
+		"-object", "memory-backend-memfd,id=mem,size=1G,share=on",
+		"-machine", "q35,memory-backend=mem",
+		"-device", string(device),
+	}
+}
+
+func (s *summary) print(w io.Writer) {
+	access, queues := "read-write", "1 queue"
+	if s.ReadOnly {
+		access = "read-only"
+	}
+	if s.Queues > 1 {
+		queues = fmt.Sprintf("%d queues", s.Queues)
+	}
+	io := "buffered"
+	if s.Direct {
+		io = "direct"
+	}
+	fmt.Fprintf(w, "%s: %s, %s, %s\n", s.Disk, s.Kind, formatSize(s.Bytes), access)
+	fmt.Fprintf(w, "  blocks    %d bytes logical, %d bytes physical\n", s.LogicalBlock, s.PhysicalBlock)
+	fmt.Fprintf(w, "  disk I/O  %s, %s (%s)\n", s.Engine, io, s.DirectWhy)
+	fmt.Fprintf(w, "  device    virtio-blk, %s of %d, serial %q, cache %s\n", queues, s.QueueSize, s.Serial, s.Cache)
+	fmt.Fprintf(w, "  features  %s\n", strings.Trim(s.Features, "{}"))
+	fmt.Fprintf(w, "  slot      %s\n", s.Socket)
+}
+
+func (s *summary) printQEMU(w io.Writer) {
+	fmt.Fprintf(w, "  attach a guest (QEMU 10.1 or newer) with\n")
+	for i := 0; i < len(s.QEMU); i += 2 {
+		value := s.QEMU[i+1]
+		if strings.ContainsAny(value, `"{`) {
+			value = "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+		}
+		fmt.Fprintf(w, "    %s %s%s\n", s.QEMU[i], value, strings.Repeat(" \\", min(len(s.QEMU)-2-i, 1)))
+	}
+}
+
+// announce says what is exported, once everything is ready.
+func announce(w io.Writer, exports []*export, asJSON bool) error {
+	all := make([]summary, len(exports))
+	for i, e := range exports {
+		s, err := summarize(e.fn, e.store, e.slot.Path())
+		if err != nil {
+			return err
+		}
+		all[i] = s
+	}
+	if asJSON {
+		return json.NewEncoder(w).Encode(map[string]any{"exports": all})
+	}
+	for i := range all {
+		all[i].print(w)
+		all[i].printQEMU(w)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func newImage(t *testing.T, size int64) string {
+	path := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Truncate(path, size))
+	return path
+}
+
+// cli runs a command line and returns its exit code and what it printed.
+func cli(args ...string) (code int, out, errOut string) {
+	var o, e bytes.Buffer
+	code = run(args, &o, &e)
+	return code, o.String(), e.String()
+}
+
+func TestSizesReadAsPeopleWriteThem(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "512": 512, "4k": 4096, "4K": 4096, "512M": 512 << 20, "1G": 1 << 30, "2t": 2 << 40,
+	} {
+		got, err := parseSize(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "K", "-1", "1KB", "1.5G", "9223372036854775807K", "one", "1 G"} {
+		_, err := parseSize(text)
+		require.Error(t, err, text)
+	}
+	require.Equal(t, "1 GiB", formatSize(1<<30))
+	require.Equal(t, "1536 MiB", formatSize(1536<<20))
+	require.Equal(t, "513 bytes", formatSize(513))
+}
+
+func TestDiskOptions(t *testing.T) {
+	spec, err := parseDisk("/dev/x,readonly,serial=A,,B,queues=4,queue-size=512,cache=writethrough,direct=off,block-size=4K")
+	require.NoError(t, err)
+	require.Equal(t, "/dev/x", spec.path)
+	require.True(t, spec.open.ReadOnly)
+	require.Equal(t, "A,B", spec.offer.Serial)
+	require.Equal(t, 4, spec.offer.Queues)
+	require.Equal(t, 512, spec.offer.QueueSize)
+	require.True(t, spec.offer.WriteThrough)
+	require.EqualValues(t, 4096, spec.open.BlockSize)
+
+	spec, err = parseDisk("odd,,name.img,readonly=off")
+	require.NoError(t, err)
+	require.Equal(t, "odd,name.img", spec.path)
+	require.False(t, spec.open.ReadOnly)
+}
+
+// One sentence that names the flag and the mend, and the exit code of a wrong
+// command line; nothing is printed to standard output.
+func TestWrongCommandLines(t *testing.T) {
+	image := newImage(t, 1<<20)
+	for _, c := range []struct{ args, want string }{
+		{"", "Usage:"},
+		{"frobnicate", "choose serve, check or version"},
+		{"serve", "add --disk PATH"},
+		{"serve --disk", "flag needs an argument"},
+		{"serve --disk IMAGE,qeues=4", `unknown option "qeues": choose block-size, cache`},
+		{"serve --disk IMAGE,queues=0", "write a whole number above 0"},
+		{"serve --disk IMAGE,queues=1025", "choose 1 to 1024"},
+		{"serve --disk IMAGE,queue-size=100", "choose a power of two from 4 to 32768"},
+		{"serve --disk IMAGE,cache=none", "choose writeback, writethrough"},
+		{"serve --disk IMAGE,direct=maybe", "choose auto, off, on"},
+		{"serve --disk IMAGE,block-size=3K", "choose 512, 1K, 2K or 4K"},
+		{"serve --disk IMAGE,serial=123456789012345678901", "choose at most 20"},
+		{"serve --disk ,readonly", "names no disk"},
+		{"serve --disk IMAGE --io fast", "choose auto, io_uring or plain"},
+		{"serve --disk IMAGE --subsystem 1af4", "two hexadecimal numbers"},
+		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
+		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},
+		{"serve --disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep serve --help'"},
+		{"serve IMAGE", "disks are named with --disk"},
+		{"check --disk IMAGE extra", "unexpected argument"},
+		{"version --yaml", "unknown option --yaml"},
+	} {
+		code, out, errOut := cli(strings.Fields(strings.ReplaceAll(c.args, "IMAGE", image))...)
+		require.Equal(t, exitUsage, code, c.args)
+		require.Empty(t, out, c.args)
+		require.Contains(t, errOut, c.want, c.args)
+		if c.args != "" {
+			require.Equal(t, 1, strings.Count(errOut, "\n"), "one sentence: %q", errOut)
+		}
+	}
+}
+
+func TestHelpIsNotAnError(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"check", "-h"}, {"version", "--help"}} {
+		code, out, errOut := cli(args...)
+		require.Equal(t, exitOK, code)
+		require.Contains(t, out, "Usage:")
+		require.Empty(t, errOut)
+	}
+	_, out, _ := cli("serve", "--help")
+	for name := range diskOptions {
+		require.Contains(t, out, "  "+name, "every option of a disk is in the help")
+	}
+}
+
+func TestCheckTellsWhatWouldBeExported(t *testing.T) {
+	image := newImage(t, 64<<20)
+	socket := filepath.Join(t.TempDir(), "slot.sock")
+	code, out, errOut := cli("check", "--disk", image+",queues=2,serial=S1,readonly", "--epc", "vfio-user:"+socket, "--json")
+	require.Equal(t, exitOK, code, errOut)
+	var answer struct {
+		Disks []verdict `json:"disks"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &answer))
+	require.Len(t, answer.Disks, 1)
+	require.True(t, answer.Disks[0].OK)
+	e := answer.Disks[0].Export
+	require.Equal(t, int64(64<<20), e.Bytes)
+	require.Equal(t, "S1", e.Serial)
+	require.Equal(t, 2, e.Queues)
+	require.True(t, e.ReadOnly)
+	require.Contains(t, e.Features, " RO ")
+	require.NoFileExists(t, socket, "check exports nothing")
+}
+
+func TestCheckTellsEveryProblem(t *testing.T) {
+	dir := t.TempDir()
+	odd := newImage(t, 1000)
+	live := filepath.Join(dir, "live.sock")
+	l, err := net.Listen("unix", live)
+	require.NoError(t, err)
+	defer l.Close()
+
+	code, out, errOut := cli("check", "--disk", filepath.Join(dir, "none.img"), "--disk", dir, "--disk", odd,
+		"--epc", "vfio-user:"+live)
+	require.Equal(t, exitFailed, code)
+	require.NotContains(t, out, "ready")
+	for _, want := range []string{"none.img", dir, odd, live} {
+		require.Contains(t, errOut, want)
+	}
+
+	long := "vfio-user:/" + strings.Repeat("x", 200)
+	code, _, errOut = cli("check", "--disk", newImage(t, 1<<20), "--epc", long)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errOut, "long")
+}
+
+// buildProgram returns the real program, for what only a process of its own shows.
+func buildProgram(t *testing.T) string {
+	path := filepath.Join(t.TempDir(), "vblk-ep")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return path
+}
+
+type process struct {
+	*exec.Cmd
+	out, errOut bytes.Buffer
+}
+
+// startServer runs serve and waits until it has announced itself.
+func startServer(t *testing.T, program string, args ...string) (*process, map[string]any) {
+	p := &process{Cmd: exec.Command(program, append([]string{"serve", "--json"}, args...)...)}
+	p.Stderr = &p.errOut
+	pipe, err := p.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.Start())
+	t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
+	var announced map[string]any
+	require.NoError(t, json.NewDecoder(pipe).Decode(&announced), "stderr: %s", &p.errOut)
+	return p, announced
+}
+
+func TestServeStartsAndStops(t *testing.T) {
+	program, image := buildProgram(t), newImage(t, 16<<20)
+	socket := filepath.Join(t.TempDir(), "slot.sock")
+	p, announced := startServer(t, program, "--disk", image, "--epc", "vfio-user:"+socket)
+	exports := announced["exports"].([]any)
+	require.Len(t, exports, 1)
+	require.Equal(t, socket, exports[0].(map[string]any)["socket"])
+	conn, err := net.Dial("unix", socket)
+	require.NoError(t, err)
+	conn.Close()
+
+	second := exec.Command(program, "serve", "--disk", image, "--epc", "vfio-user:"+socket)
+	out, err := second.CombinedOutput()
+	require.Error(t, err, "the disk and the socket are taken")
+	require.Equal(t, exitFailed, second.ProcessState.ExitCode())
+	require.Contains(t, string(out), image)
+	require.Contains(t, string(out), socket)
+
+	require.NoError(t, p.Process.Signal(unix.SIGHUP))
+	require.NoError(t, p.Process.Signal(unix.SIGTERM))
+	require.NoError(t, p.Wait(), "stderr: %s", &p.errOut)
+	require.Empty(t, p.errOut.String(), "quiet by default")
+	require.NoFileExists(t, socket)
+}
+
+func TestServeSeveralDisks(t *testing.T) {
+	program := buildProgram(t)
+	socket := filepath.Join(t.TempDir(), "slot.sock")
+	p, announced := startServer(t, program, "--disk", newImage(t, 1<<20), "--disk", "null:1G",
+		"--disk", newImage(t, 2<<20)+",readonly", "--epc", "vfio-user:"+socket)
+	require.Len(t, announced["exports"], 3)
+	for i := range 3 {
+		require.FileExists(t, numbered(socket, i))
+	}
+	require.NoError(t, p.Process.Signal(unix.SIGINT))
+	done := make(chan error, 1)
+	go func() { done <- p.Wait() }()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("serve does not stop")
+	}
+}
+
+func TestSlotPathsFollowFromTheDisk(t *testing.T) {
+	require.Equal(t, "nvme0n1p2", slotName("/dev/nvme0n1p2"))
+	require.Equal(t, "disk", slotName("images/disk.img"))
+	require.Equal(t, "null", slotName("null:1G"))
+	require.Equal(t, "/run/a.sock", numbered("/run/a.sock", 0))
+	require.Equal(t, "/run/a-2.sock", numbered("/run/a.sock", 2))
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/hashicorp/go-multierror"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // what was asked for could not be done
+	exitUsage  = 2 // what was asked for makes no sense
+)
+
+const usage = `vblk-ep exports disks over PCIe as virtio-blk devices.
+
+Usage:
+  vblk-ep serve --disk PATH[,OPTION...]   export a disk until stopped
+  vblk-ep check --disk PATH[,OPTION...]   say what would be exported, and what is in the way
+  vblk-ep version                         say which version this is
+
+Run 'vblk-ep COMMAND --help' for the options of a command.
+
+Exit codes: 0 done; 1 it could not be done; 2 the command line is wrong.
+`
+
+// errUsage marks an error of the command line.
+var errUsage = errors.New("usage")
+
+func usageError(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, args...))
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes a command line and returns the exit code.
+func run(args []string, out, errOut io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(errOut, usage)
+		return exitUsage
+	}
+	var err error
+	switch command, rest := args[0], args[1:]; command {
+	case "serve":
+		err = serve(rest, out, errOut)
+	case "check":
+		err = check(rest, out, errOut)
+	case "version":
+		err = version(rest, out)
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(out, usage)
+	default:
+		err = usageError("unknown command %q: choose serve, check or version", command)
+	}
+	return report(err, errOut)
+}
+
+// report prints err, one line a cause, and returns the exit code it means.
+func report(err error, errOut io.Writer) int {
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	causes := []error{err}
+	var several *multierror.Error
+	if errors.As(err, &several) {
+		causes = several.Errors
+	}
+	code := exitFailed
+	for _, cause := range causes {
+		text := cause.Error()
+		if errors.Is(cause, errUsage) {
+			code = exitUsage
+			text = text[len(errUsage.Error())+len(": "):]
+		}
+		fmt.Fprintln(errOut, "vblk-ep:", text)
+	}
+	return code
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/vfiouser"
+)
+
+const serveUsage = `vblk-ep serve exports disks until it is stopped.
+
+Usage:
+  vblk-ep serve --disk PATH[,OPTION...] [OPTION...]
+
+Examples:
+  vblk-ep serve --disk /dev/nvme0n1p2
+  vblk-ep serve --disk /dev/mmcblk0p3,readonly
+  vblk-ep serve --disk disk.img,serial=SCRATCH,queues=4 --epc vfio-user:/tmp/vblk.sock
+  vblk-ep serve --disk a.img --disk b.img,cache=writethrough
+
+A disk that changes its size is noticed within a second, and at once on SIGHUP.
+SIGTERM and SIGINT finish what is in flight, flush and exit; a second one exits
+at once, without.
+`
+
+// resizePeriod is how often a disk's size is looked at.
+const resizePeriod = time.Second
+
+// export is one disk on its way to one host.
+type export struct {
+	spec  diskSpec
+	store disk.Store
+	fn    *epfbackend.Function
+	slot  *vfiouser.Slot
+	log   *slog.Logger
+}
+
+func serve(args []string, out, errOut io.Writer) (err error) {
+	var o options
+	if err := o.parse("serve", serveUsage, args, out); err != nil {
+		return err
+	}
+	sockets, err := socketPaths(o.epc, o.disks)
+	if err != nil {
+		return err
+	}
+	log := o.logger(errOut)
+	ctx, stop := stopOnSignal(log)
+	defer stop()
+
+	exports, err := openAll(o.disks, sockets, log)
+	defer func() { err = joinErrors(err, closeAll(exports)) }()
+	if err != nil {
+		return err
+	}
+	if err := announce(out, exports, o.json); err != nil {
+		return err
+	}
+	return serveAll(ctx, exports)
+}
+
+// openAll makes everything ready, and reports all that is in the way at once.
+// What it returns must be closed, also after an error.
+func openAll(disks []diskSpec, sockets []string, log *slog.Logger) ([]*export, error) {
+	var exports []*export
+	var errs *multierror.Error
+	for i, d := range disks {
+		e := &export{spec: d, log: log.With("disk", d.path)}
+		exports = append(exports, e)
+		errs = multierror.Append(errs, e.open(sockets[i]))
+	}
+	return exports, errs.ErrorOrNil()
+}
+
+func (e *export) open(socket string) (err error) {
+	e.spec.open.Log, e.spec.offer.Log = e.log, e.log
+	if e.store, err = disk.Open(e.spec.path, e.spec.open); err != nil {
+		return joinErrors(err, vfiouser.CheckPath(socket))
+	}
+	if e.fn, err = epfbackend.New(e.store, e.spec.offer); err != nil {
+		return err
+	}
+	e.slot, err = vfiouser.Listen(socket, vfiouser.Options{Log: e.log})
+	return err
+}
+
+// closeAll closes in the order opposite to open.
+func closeAll(exports []*export) error {
+	var errs *multierror.Error
+	for _, e := range exports {
+		if e.slot != nil {
+			errs = multierror.Append(errs, e.slot.Close())
+		}
+		if e.fn != nil {
+			errs = multierror.Append(errs, e.fn.Close())
+		}
+		if e.store != nil {
+			errs = multierror.Append(errs, e.store.Close())
+		}
+	}
+	return errs.ErrorOrNil()
+}
+
+// serveAll runs all exports until ctx ends or one of them cannot go on.
+func serveAll(ctx context.Context, exports []*export) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, e := range exports {
+		group.Go(func() error {
+			if err := e.slot.Serve(ctx, e.fn); err != nil {
+				return fmt.Errorf("%s: %w", e.spec.path, err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		watchSizes(ctx, exports)
+		return nil
+	})
+	return group.Wait()
+}
+
+// watchSizes lets each export look at its disk's size, now and then and on
+// SIGHUP, until ctx ends.
+func watchSizes(ctx context.Context, exports []*export) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	tick := time.NewTicker(resizePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		case <-tick.C:
+		}
+		for _, e := range exports {
+			if err := e.fn.Refresh(); err != nil {
+				e.log.Warn("the disk's size cannot be read", "err", err)
+			}
+		}
+	}
+}
+
+// stopOnSignal returns a context that ends with the first SIGINT or SIGTERM.
+// The second one ends the process.
+func stopOnSignal(log *slog.Logger) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-signals:
+			log.Info("stopping")
+			cancel()
+		case <-ended:
+			return
+		}
+		select {
+		case <-signals:
+			log.Warn("stopped at once: what was in flight is lost, and nothing was flushed")
+			os.Exit(exitFailed)
+		case <-ended:
+		}
+	}()
+	var once sync.Once
+	return ctx, func() {
+		once.Do(func() {
+			signal.Stop(signals)
+			close(ended)
+			cancel()
+		})
+	}
+}
+
+func joinErrors(a, b error) error {
+	return multierror.Append(nil, a, b).ErrorOrNil()
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const vfioUserScheme = "vfio-user:"
+
+// controllers lists the endpoint controllers of this machine.
+func controllers() []string {
+	entries, err := os.ReadDir("/sys/class/pci_epc")
+	if err != nil {
+		return nil // a kernel without the endpoint framework
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// socketPaths says where the virtual slots of the disks are: where --epc wants
+// them, else at a path that follows from the disk's name.
+func socketPaths(epc string, disks []diskSpec) ([]string, error) {
+	if epc == "" {
+		if found := controllers(); len(found) > 0 {
+			return nil, fmt.Errorf("endpoint controller %s cannot be used yet: add --epc vfio-user:SOCKET for a virtual slot",
+				found[0])
+		}
+		return defaultSockets(disks), nil
+	}
+	path, ok := strings.CutPrefix(epc, vfioUserScheme)
+	if !ok || path == "" {
+		return nil, usageError("--epc %s: write --epc vfio-user:SOCKET", epc)
+	}
+	paths := make([]string, len(disks))
+	for i := range disks {
+		paths[i] = numbered(path, i)
+	}
+	return paths, nil
+}
+
+func defaultSockets(disks []diskSpec) []string {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if os.Geteuid() == 0 || dir == "" {
+		dir = "/run"
+	}
+	seen := map[string]int{}
+	paths := make([]string, len(disks))
+	for i, d := range disks {
+		name := slotName(d.path)
+		paths[i] = numbered(filepath.Join(dir, "vblk-ep", name+".sock"), seen[name])
+		seen[name]++
+	}
+	return paths
+}
+
+// slotName makes a file name of a disk's path: /dev/nvme0n1p2 is nvme0n1p2.
+func slotName(path string) string {
+	if kind, _, ok := strings.Cut(path, ":"); ok && kind == "null" {
+		return kind
+	}
+	return strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+}
+
+// numbered tells the paths of several functions apart: a.sock, a-1.sock, a-2.sock.
+func numbered(path string, i int) string {
+	if i == 0 {
+		return path
+	}
+	ext := filepath.Ext(path)
+	return fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), i, ext)
+}
