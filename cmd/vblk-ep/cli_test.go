@@ -165,7 +165,7 @@ func buildProgram(t *testing.T) string {
 
 type process struct {
 	*exec.Cmd
-	out, errOut bytes.Buffer
+	errOut bytes.Buffer
 }
 
 // startServer runs serve and waits until it has announced itself.
