@@ -25,7 +25,7 @@ func TestDriverScribbles(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(1, 2))
 			for index := uint16(0); !stop.Load(); {
 				i, j := uint16(rnd.UintN(16)), uint16(rnd.UintN(16))
-				flags, after := uint16(rnd.UintN(8)), uint16(rnd.UintN(17))
+				flags, after := uint16(rnd.UintN(8)&rnd.UintN(8)), uint16(rnd.UintN(17))
 				r.drv.SetDesc(i, r.drv.Table(j), 16*uint32(rnd.UintN(17)), flags, after)
 				r.drv.SetTableDesc(j, i, rnd.Uint64(), rnd.Uint32(), flags&3, after)
 				r.drv.SetAvail(uint16(rnd.UintN(16)), i)
@@ -36,27 +36,29 @@ func TestDriverScribbles(t *testing.T) {
 				r.drv.SetUsedEvent(index)
 			}
 		}()
-		chains, stopped := r.survive(t, 300*time.Millisecond)
-		stop.Store(true)
-		<-done
-		require.Greater(t, chains, 100, "some chains were sound")
-		require.Greater(t, stopped, 100, "some were not")
+		defer func() { <-done }()
+		defer stop.Store(true)
+		r.survive(t, 300*time.Millisecond, 20*time.Second)
 	})
 }
 
-func (r *rig) survive(t *testing.T, d time.Duration) (chains, stopped int) {
+// survive goes on for some time, and until it has met both sound chains and
+// unsound ones.
+func (r *rig) survive(t *testing.T, atLeast, atMost time.Duration) {
+	const enough = 100
 	cfg := r.drv.Queue()
+	chains, stopped := 0, 0
 	var c vring.Chain
-	for end := time.Now().Add(d); time.Now().Before(end); {
+	for start := time.Now(); time.Since(start) < atLeast || chains < enough || stopped < enough; {
+		require.Less(t, time.Since(start), atMost, "%d chains, %d stops", chains, stopped)
 		ok, err := r.q.Next(&c)
 		if ok {
 			chains++
 			require.LessOrEqual(t, len(c.Readable)+len(c.Writable), cfg.MaxChain)
 			r.q.Push(&c, 0)
 		}
-		if _, err := r.q.Publish(); err != nil {
-			require.NoError(t, err)
-		}
+		_, published := r.q.Publish()
+		require.NoError(t, published)
 		if err != nil && !ok {
 			require.True(t, vring.IsMalformed(err), "%v", err)
 			stopped++
@@ -65,5 +67,4 @@ func (r *rig) survive(t *testing.T, d time.Duration) (chains, stopped int) {
 			require.NoError(t, err)
 		}
 	}
-	return chains, stopped
 }

@@ -50,7 +50,7 @@ func TestMemoryComesAndGoes(t *testing.T) {
 	})
 }
 
-// Entries that were read ahead are read again after Resolve, at the same place.
+// What was read ahead is neither lost nor fetched twice.
 func TestResolveKeepsThePosition(t *testing.T) {
 	bothWays(t, func(t *testing.T, transfers bool) {
 		r := newRig(t, vringtest.Config{Size: 8, Start: 0xfffd}, transfers)

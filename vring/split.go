@@ -100,9 +100,8 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 	return q, nil
 }
 
-// Resolve implements Queue. What was read ahead is read again.
+// Resolve implements Queue.
 func (q *Split) Resolve() error {
-	q.availIndex = q.nextIndex
 	q.unresolved = nil
 	for _, resolve := range []func() error{q.desc.resolve, q.avail.resolve, q.used.resolve} {
 		if err := resolve(); err != nil {
