@@ -52,6 +52,7 @@ type VM struct {
 	qmp                              *qmp
 	stderr                           bytes.Buffer
 	begin                            time.Time
+	pid                              int
 
 	mu     sync.Mutex
 	up     time.Duration
@@ -164,10 +165,12 @@ func (v *VM) start(ctx context.Context, q qemu) (err error) {
 		for _, p := range v.ports.all() {
 			_ = p.theirs.Close()
 		}
-		started <- err
 		if err != nil {
+			started <- err
 			return
 		}
+		v.pid = cmd.Process.Pid
+		started <- nil
 		v.follow(ctx, cmd)
 	}()
 	if err := <-started; err != nil {
@@ -281,6 +284,9 @@ func (v *VM) Wait() (Result, error) {
 // Kill ends the guest at once, as if its power was cut. [VM.Wait] then returns
 // an error, unless the guest had powered off before.
 func (v *VM) Kill() { v.cancel(errStopped) }
+
+// PID returns QEMU's process id.
+func (v *VM) PID() int { return v.pid }
 
 // Say tells the work one line, which its "hear" or "expect" takes. It waits
 // until the guest has come up for the first time. What is said around a reboot
