@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
 
@@ -125,16 +126,16 @@ func (v *View) Lend(addr uint64, n int, a vring.Access) ([]byte, error) {
 
 // ReadAt implements vring.Memory: it copies host memory to p, across regions.
 func (v *View) ReadAt(p []byte, addr uint64) error {
-	return v.each(p, addr, vring.Read, func(dst, mem []byte) { copy(dst, mem) }, Transfer.ReadHost)
+	return v.each(p, addr, vring.Read, shm.Window.Read, Transfer.ReadHost)
 }
 
 // WriteAt implements vring.Memory: it copies p to host memory, across regions.
 func (v *View) WriteAt(p []byte, addr uint64) error {
-	return v.each(p, addr, vring.Write, func(src, mem []byte) { copy(mem, src) }, Transfer.WriteHost)
+	return v.each(p, addr, vring.Write, func(w shm.Window, p []byte, off int) { w.Write(off, p) }, Transfer.WriteHost)
 }
 
 func (v *View) each(p []byte, addr uint64, a vring.Access,
-	near func(p, mem []byte), far func(t Transfer, p []byte, addr uint64) error,
+	near func(w shm.Window, p []byte, off int), far func(t Transfer, p []byte, addr uint64) error,
 ) error {
 	for len(p) > 0 {
 		r := v.region(addr)
@@ -144,7 +145,7 @@ func (v *View) each(p []byte, addr uint64, a vring.Access,
 		off := addr - r.Addr
 		n := int(min(uint64(len(p)), r.Size-off))
 		if r.Mem != nil {
-			near(p[:n], r.Mem[off:])
+			near(shm.Of(r.Mem[off:]), p[:n], 0)
 		} else if v.m.transfer == nil {
 			return notMapped(addr)
 		} else if err := far(v.m.transfer, p[:n], addr); err != nil {
