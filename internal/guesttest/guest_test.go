@@ -1,0 +1,224 @@
+package guesttest
+
+import (
+	"encoding/base64"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// guestTime bounds a guest's life. It is long because machines that test are
+// slow and busy; a guest that is done ends at once.
+const guestTime = 6 * time.Minute
+
+// servant is the work of a guest that does what it is told: it runs scripts
+// that it hears, each in a shell of its own that ends with the first failure, and
+// prints after each a line with its number and its status. What a script leaves
+// running goes on.
+const servant = `
+	cat >/tmp/prelude <<'EOF'
+		# The shell prefers commands of its own to these, which can do more.
+		dd() { /usr/bin/dd "$@"; }
+		fallocate() { /usr/bin/fallocate "$@"; }
+		blkdiscard() { /usr/sbin/blkdiscard "$@"; }
+		blockdev() { /usr/sbin/blockdev "$@"; }
+		fstrim() { /usr/sbin/fstrim "$@"; }
+		# virtio DISK: its virtio device, as virtio0
+		virtio() { basename "$(readlink -f /sys/block/$1/device)"; }
+		# pci DISK: the folder of its PCI function
+		pci() { dirname "$(readlink -f /sys/block/$1/device)"; }
+		# fill DISK MIBS AT: writes so many MiB of 0xaa from that MiB on
+		fill() {
+			tr '\0' '\252' </dev/zero |
+				dd of=/dev/$1 bs=1M count=$2 seek=$3 iflag=fullblock oflag=direct status=none
+		}
+		# within SECONDS COMMAND...: repeats the command until it succeeds
+		within() {
+			local end=$(($(date +%s) + $1))
+			shift
+			until "$@"; do
+				[ $(date +%s) -lt $end ] || { echo "gave up on: $*"; return 1; }
+				sleep 0.1
+			done
+		}
+EOF
+	say up
+	n=0
+	while line=$(hear); do
+		[ "$line" = end ] && exit 0
+		n=$((n + 1))
+		{ echo . /tmp/prelude; echo "$line" | base64 -d; } >/tmp/script
+		sh -e /tmp/script </dev/null 2>&1
+		printf '\n==> %d %d\n' $n $?
+	done
+	exit 1
+`
+
+// guest is a running guest that does as it is told.
+type guest struct {
+	*vm.VM
+	kernel  string // name, for messages
+	trouble bool   // the test breaks something, so the kernel may complain
+
+	out  *syncBuffer
+	mark int // up to where out was taken
+	n    int // scripts since the guest came up
+	gone chan struct{}
+}
+
+// boot starts a guest and waits until it is up. The guest is killed at the end
+// of the test, if it is still there.
+func boot(t *testing.T, cfg vm.Config) *guest {
+	t.Helper()
+	g := &guest{kernel: cfg.Kernel.Name, out: &syncBuffer{}, gone: make(chan struct{})}
+	cfg.Script, cfg.Live = servant, g.out
+	if cfg.Timeout == 0 {
+		cfg.Timeout = guestTime
+	}
+	var err error
+	g.VM, err = vm.Start(t.Context(), cfg)
+	require.NoError(t, err)
+	go func() {
+		_, _ = g.Wait()
+		close(g.gone)
+	}()
+	t.Cleanup(func() {
+		g.Kill()
+		<-g.gone
+		if t.Failed() {
+			t.Logf("the guest's console:\n%s", tail(g.Console(), 40))
+		}
+	})
+	g.up(t)
+	return g
+}
+
+// up waits until the guest has come up, for the first time or again.
+func (g *guest) up(t *testing.T) {
+	t.Helper()
+	g.n = 0
+	if err := g.Expect(t.Context(), "up"); err != nil {
+		_, ended := g.result()
+		require.NoError(t, err, "%v", ended)
+	}
+}
+
+// result returns what the guest left behind if it has ended.
+func (g *guest) result() (vm.Result, error) {
+	select {
+	case <-g.gone:
+		return g.Wait()
+	case <-time.After(time.Second):
+		return vm.Result{}, nil
+	}
+}
+
+// tell has the guest run a script, and does not wait.
+func (g *guest) tell(t *testing.T, script string) {
+	t.Helper()
+	g.n++
+	require.NoError(t, g.Say(t.Context(), base64.StdEncoding.EncodeToString([]byte(script+"\n"))))
+}
+
+// listen waits for the end of what the guest was told last. It returns what was
+// printed and the exit status.
+func (g *guest) listen(t *testing.T) (out string, status int) {
+	t.Helper()
+	end := regexp.MustCompile(fmt.Sprintf(`\r?\n==> %d (\d+)\r?\n`, g.n))
+	for {
+		text := g.out.String()[g.mark:]
+		if m := end.FindStringSubmatchIndex(text); m != nil {
+			status, _ = strconv.Atoi(text[m[2]:m[3]])
+			g.mark += m[1]
+			return text[:m[0]], status
+		}
+		select {
+		case <-g.gone:
+			_, err := g.Wait()
+			require.Fail(t, "the guest ended in the middle of a script", "%v\n%s", err, tail(text, 40))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// sh has the guest run a script, and returns what it printed. The test fails if
+// the script does.
+func (g *guest) sh(t *testing.T, script string) string {
+	t.Helper()
+	g.tell(t, script)
+	out, status := g.listen(t)
+	require.Zero(t, status, "%s", out)
+	return strings.TrimSuffix(out, "\n")
+}
+
+// value has the guest run a command that prints one word.
+func (g *guest) value(t *testing.T, command string) string {
+	t.Helper()
+	return strings.TrimSpace(g.sh(t, command))
+}
+
+// powerOff ends the guest and returns what it left behind. The test fails if it
+// did not end well, or if its kernel had something to complain of.
+func (g *guest) powerOff(t *testing.T) vm.Result {
+	t.Helper()
+	if !g.trouble {
+		g.quiet(t)
+	}
+	require.NoError(t, g.Say(t.Context(), "end"))
+	res, err := g.Wait()
+	require.NoError(t, err)
+	t.Logf("Linux %s, up in %v, off after %v", res.Kernel, res.Up.Round(time.Millisecond), res.Total.Round(time.Millisecond))
+	return res
+}
+
+var (
+	// serious matches a line of the kernel's log that is a warning or worse.
+	serious = regexp.MustCompile(`(?m)^<(\d+)>(.*)$`)
+	// concerning matches what has to do with the device, or with work that
+	// waited for it in vain.
+	concerning = regexp.MustCompile(`(?i)virtio|\bvd[a-z]|I/O error|ext4|pcie?\b|hung|blocked for more|nobody cared|WARNING:|Call Trace|BUG`)
+)
+
+// complaints returns what the kernel complained of that concerns the device.
+func (g *guest) complaints(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	for _, m := range serious.FindAllStringSubmatch(g.sh(t, "dmesg -r"), -1) {
+		priority, err := strconv.Atoi(m[1])
+		require.NoError(t, err)
+		if priority&7 <= 4 && concerning.MatchString(m[2]) {
+			lines = append(lines, m[2])
+		}
+	}
+	return lines
+}
+
+// quiet fails the test if the kernel complained.
+func (g *guest) quiet(t *testing.T) {
+	t.Helper()
+	assert.Empty(t, g.complaints(t), "the guest's kernel complained")
+}
+
+func tail(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// fields reads lines of NAME=VALUE.
+func fields(text string) map[string]string {
+	m := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			m[name] = value
+		}
+	}
+	return m
+}
