@@ -113,6 +113,9 @@ func Accept(ctx context.Context, sock *net.UnixConn, opts Options) (*Conn, error
 // Peer returns what the client said of itself.
 func (c *Conn) Peer() Capabilities { return c.peer }
 
+// Done is closed when the connection has ended.
+func (c *Conn) Done() <-chan struct{} { return c.dead }
+
 func (c *Conn) handshake() error {
 	_ = c.sock.SetReadDeadline(time.Now().Add(c.opts.HandshakeTimeout))
 	h, fds, err := c.receiveHeader()

@@ -158,12 +158,37 @@ func (t *transport) write(b []byte, fds []int) error {
 func (t *transport) close() error {
 	t.fail(ErrClosed)
 	if raw, err := t.sock.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) {
-			_ = unix.Shutdown(int(fd), unix.SHUT_RDWR)
-			drain(int(fd))
-		})
+		_ = raw.Control(func(fd uintptr) { hangUp(int(fd)) })
 	}
 	return t.sock.Close()
+}
+
+// hangUp leaves a connected socket such that it can be closed.
+func hangUp(fd int) {
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	drain(fd)
+}
+
+// TurnAway ends, in an orderly way, all connections that wait to be accepted at
+// l. They would read a connection reset if l were closed under them.
+func TurnAway(l *net.UnixListener) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(lfd uintptr) {
+		for {
+			fd, _, err := unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			switch err {
+			case nil:
+				hangUp(fd)
+				_ = unix.Close(fd)
+			case unix.EINTR, unix.ECONNABORTED:
+			default: // there are no more, or none can be had
+				return
+			}
+		}
+	})
 }
 
 func drain(fd int) {

@@ -14,10 +14,10 @@ const (
 	versionMinor = 0
 )
 
-// maxDMAMaps is the number of client memory regions that a peer may keep mapped
+// MaxDMAMaps is the number of client memory regions that a peer may keep mapped
 // (max_dma_maps). It is below the protocol's 65535 because each may cost the
 // process one of the mappings that the kernel grants it, 65530 by default.
-const maxDMAMaps = 16384
+const MaxDMAMaps = 16384
 
 // minTransfer is the smallest max_data_xfer_size accepted of a peer, so that a
 // transfer ends in a sane number of messages.
@@ -46,7 +46,7 @@ type versionJSON struct {
 // ourCapabilities is the JSON text of our version message. write_multiple is
 // off: it makes a client hold writes back to gather them.
 var ourCapabilities = fmt.Sprintf(`{"capabilities":{"max_msg_fds":%d,"max_data_xfer_size":%d,`+
-	`"max_dma_maps":%d,"pgsizes":4096,"write_multiple":false}}`, MaxFDs, MaxTransfer, maxDMAMaps)
+	`"max_dma_maps":%d,"pgsizes":4096,"write_multiple":false}}`, MaxFDs, MaxTransfer, MaxDMAMaps)
 
 // putVersion returns a version payload of at most limit bytes: a client may
 // read the reply into the buffer of its request.
