@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"syscall"
 	"time"
 
@@ -19,7 +20,9 @@ const (
 	// and still belong to it.
 	burstGap = 10 * time.Millisecond
 
-	maxRegions = 65535
+	// maxMapped bounds how much of our address space a client may take, in
+	// bytes: the rest of the process needs some, too.
+	maxMapped = 1 << 44
 )
 
 // hostMemory is the client's memory, as it maps and unmaps it.
@@ -36,8 +39,11 @@ type hostMemory struct {
 	// retired mappings are off the map, but a request that could not be waited
 	// for may still use them.
 	retired []*shm.Mapping
+	mapped  uint64 // bytes in mappings and retired
+	limit   int    // regions, retired ones included
 
 	changing bool
+	quiet    bool        // while changing: nothing uses host memory
 	gap      *time.Timer // ends a burst
 }
 
@@ -45,41 +51,51 @@ func (h *hostMemory) init(s *session) {
 	h.s = s
 	h.table = epc.NewMemory(s)
 	h.mappings = make(map[uint64]*shm.Mapping)
+	h.limit = vfiouser.MaxDMAMaps
 }
 
 // beginChange pauses the function, unless a burst is under way.
 func (h *hostMemory) beginChange() {
+	wait := patience
 	if h.changing {
+		wait = 0 // it was waited for; now only look
+	}
+	if !h.changing || !h.quiet {
+		ctx, cancel := context.WithTimeout(background, wait)
+		defer cancel()
+		err := h.s.fn.Pause(ctx)
+		if err != nil && !h.changing {
+			h.s.log.Warn("host memory changes under requests in flight", "err", err)
+		}
+		h.quiet = err == nil
+	}
+	h.changing = true
+	h.dropRetired()
+	if h.gap != nil {
 		h.gap.Reset(burstGap)
 		return
 	}
-	h.changing = true
-	ctx, cancel := context.WithTimeout(background, patience)
-	defer cancel()
-	if err := h.s.fn.Pause(ctx); err != nil {
-		h.s.log.Warn("host memory changes under requests in flight", "err", err)
-	}
-	if h.gap == nil {
-		h.gap = time.AfterFunc(burstGap, func() {
-			h.s.mu.Lock()
-			defer h.s.mu.Unlock()
-			h.endChange()
-		})
-	} else {
-		h.gap.Reset(burstGap)
-	}
+	h.gap = time.AfterFunc(burstGap, func() {
+		h.s.mu.Lock()
+		defer h.s.mu.Unlock()
+		h.endChange()
+	})
 }
 
 // endChange lets the function go on with the memory as it is now.
 func (h *hostMemory) endChange() {
 	if h.changing {
-		h.changing = false
+		h.changing, h.quiet = false, false
 		h.gap.Stop()
 		h.s.fn.Resume()
 	}
 }
 
+// dropRetired unmaps what is off the map, if nothing can be using it.
 func (h *hostMemory) dropRetired() {
+	if !h.quiet {
+		return
+	}
 	for _, m := range h.retired {
 		h.unmap(m)
 	}
@@ -87,6 +103,7 @@ func (h *hostMemory) dropRetired() {
 }
 
 func (h *hostMemory) unmap(m *shm.Mapping) {
+	h.mapped -= uint64(len(m.Bytes()))
 	if err := m.Close(); err != nil {
 		h.s.log.Warn("host memory not unmapped", "err", err)
 	}
@@ -98,8 +115,8 @@ func (h *hostMemory) add(m vfiouser.DMAMap, fd int) error {
 	if fd >= 0 {
 		defer unix.Close(fd)
 	}
-	if len(h.table.Regions()) >= maxRegions {
-		return fmt.Errorf("more than %d regions: %w", maxRegions, syscall.ENOSPC)
+	if len(h.table.Regions())+len(h.retired) >= h.limit {
+		return fmt.Errorf("more than %d regions: %w", h.limit, syscall.ENOSPC)
 	}
 	r := epc.Region{
 		Addr: m.Addr, Size: m.Size,
@@ -107,11 +124,8 @@ func (h *hostMemory) add(m vfiouser.DMAMap, fd int) error {
 	}
 	var mapping *shm.Mapping
 	if fd >= 0 && (r.Readable || r.Writable) {
-		if m.Offset > math.MaxInt64 || m.Size > math.MaxInt64 {
-			return fmt.Errorf("memory of %d bytes at offset %#x of its file: %w", m.Size, m.Offset, syscall.EINVAL)
-		}
 		var err error
-		if mapping, err = shm.Map(fd, int64(m.Offset), int(m.Size), r.Writable); err != nil {
+		if mapping, err = h.mapFile(m, fd, r.Writable); err != nil {
 			return err
 		}
 		r.Mem = mapping.Bytes()
@@ -129,28 +143,68 @@ func (h *hostMemory) add(m vfiouser.DMAMap, fd int) error {
 	return nil
 }
 
-// remove takes client memory off the map.
+// mapFile maps a part of a client's file. The file must be memory or at least a
+// plain file, and long enough now; the client can still truncate it later.
+func (h *hostMemory) mapFile(m vfiouser.DMAMap, fd int, write bool) (*shm.Mapping, error) {
+	page := uint64(os.Getpagesize())
+	if (m.Addr|m.Size|m.Offset)%page != 0 || m.Offset > math.MaxInt64 || m.Size > math.MaxInt64 {
+		return nil, fmt.Errorf("memory of %#x bytes at offset %#x of its file: %w", m.Size, m.Offset, syscall.EINVAL)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("file of host memory: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || m.Offset+m.Size > uint64(st.Size) {
+		return nil, fmt.Errorf("memory of %#x bytes at offset %#x is not in its file of %#x bytes: %w",
+			m.Size, m.Offset, st.Size, syscall.EINVAL)
+	}
+	if h.mapped+m.Size > maxMapped {
+		return nil, fmt.Errorf("more than %d bytes of host memory: %w", uint64(maxMapped), syscall.ENOMEM)
+	}
+	mapping, err := shm.Map(fd, int64(m.Offset), int(m.Size), write)
+	if err == nil {
+		h.mapped += m.Size
+	}
+	return mapping, err
+}
+
+// remove takes client memory off the map. When it has returned nil, nothing uses
+// it, unless the function could not be paused; then its mapping stays for those
+// who do.
 func (h *hostMemory) remove(m vfiouser.DMAUnmap) error {
 	addr, size := m.Addr, m.Size
 	if m.Flags&vfiouser.DMAUnmapAll != 0 {
 		addr, size = 0, 0
+	} else if err := h.whole(addr, size); err != nil {
+		return err
 	}
 	h.beginChange()
-	removed := h.table.Remove(addr, size)
-	if len(removed) == 0 && m.Flags&vfiouser.DMAUnmapAll == 0 {
-		return fmt.Errorf("nothing is mapped at [%#x, +%#x): %w", addr, size, syscall.ENOENT)
-	}
-	for _, r := range removed {
+	for _, r := range h.table.Remove(addr, size) {
 		if mapping := h.mappings[r.Addr]; mapping != nil {
 			delete(h.mappings, r.Addr)
 			h.retired = append(h.retired, mapping)
 		}
 	}
-	// Asked once more, without a wait: only what nobody uses is unmapped.
-	ctx, cancel := context.WithTimeout(background, 0)
-	defer cancel()
-	if h.s.fn.Pause(ctx) == nil {
-		h.dropRetired()
+	h.dropRetired()
+	return nil
+}
+
+// whole refuses a range that holds no region, or a part of one.
+func (h *hostMemory) whole(addr, size uint64) error {
+	found := false
+	last := addr + (size - 1)
+	for _, r := range h.table.Regions() {
+		end := r.Addr + (r.Size - 1)
+		if end < addr || r.Addr > last {
+			continue
+		}
+		if r.Addr < addr || end > last {
+			return fmt.Errorf("[%#x, +%#x) is mapped together with more: %w", r.Addr, r.Size, syscall.EINVAL)
+		}
+		found = true
+	}
+	if !found {
+		return fmt.Errorf("nothing is mapped at [%#x, +%#x): %w", addr, size, syscall.ENOENT)
 	}
 	return nil
 }
@@ -158,6 +212,7 @@ func (h *hostMemory) remove(m vfiouser.DMAUnmap) error {
 // release unmaps everything. The function must be detached.
 func (h *hostMemory) release() {
 	h.table.Remove(0, 0)
+	h.quiet = true
 	h.dropRetired()
 	for _, m := range h.mappings {
 		h.unmap(m)

@@ -1,8 +1,6 @@
 package vfiouser
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 	"syscall"
@@ -12,146 +10,154 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
 )
 
-// interrupts are the eventfds by which the client wants to be interrupted. A
-// descriptor is only used while the lock is held for reading, and only replaced
-// while it is held for writing, so that its number never means another file.
+// interrupts are the ways in which the client wants to be interrupted.
 type interrupts struct {
-	mu   sync.RWMutex
-	msix []int // by vector, -1 for none
-	intx int   // -1 for none
+	msix []line // by vector
+	intx [1]line
 
 	// The pin is a level, the eventfd an edge: the client masks the pin when it
 	// has been told, and unmasks it when its guest is done.
+	mu               sync.Mutex
 	asserted, masked bool
+	released         bool
 }
 
-func (i *interrupts) init(vectors int) {
-	i.intx = -1
-	i.msix = make([]int, vectors)
-	for v := range i.msix {
-		i.msix[v] = -1
-	}
-}
+func (i *interrupts) init(vectors int) { i.msix = make([]line, vectors) }
 
 // raise signals an MSI-X vector. One that the client has not set up is dropped.
 func (i *interrupts) raise(vector int) error {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
 	if vector >= len(i.msix) {
 		return nil
 	}
-	return signal(i.msix[vector])
+	return i.msix[vector].signal()
 }
 
 // setLevel drives the pin.
 func (i *interrupts) setLevel(asserted bool) error {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	was := i.asserted
+	rises := asserted && !i.asserted
 	i.asserted = asserted
-	if asserted && !was {
-		return i.tell()
+	i.mu.Unlock()
+	if !rises {
+		return nil
 	}
-	return nil
+	return i.tell()
 }
 
 // tell signals an asserted pin, unless it is masked; being told masks it.
 func (i *interrupts) tell() error {
-	if !i.asserted || i.masked || i.intx < 0 {
+	i.mu.Lock()
+	now := i.asserted && !i.masked && i.intx[0].to.Load() != nil
+	i.masked = i.masked || now
+	i.mu.Unlock()
+	if !now {
 		return nil
 	}
-	i.masked = true
-	return signal(i.intx)
+	return i.intx[0].signal()
 }
 
-func signal(fd int) error {
-	if fd < 0 {
-		return nil
-	}
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	for {
-		_, err := unix.Write(fd, one[:])
-		switch {
-		case err == nil || errors.Is(err, unix.EAGAIN): // EAGAIN: signalled as often as can be
-			return nil
-		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("signal interrupt: %w", err)
-		}
-	}
+func (i *interrupts) mask(masked bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.masked = masked
 }
 
 // set implements vfiouser.Device.SetIRQs. It owns the descriptors.
 func (i *interrupts) set(s vfiouser.IRQSet) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	to, err := eventfds(s.FDs)
+	if err != nil {
+		return err
+	}
 	switch s.Index {
 	case vfiouser.IRQINTx:
-		return i.setINTx(s)
+		err = i.setINTx(s, to)
 	case vfiouser.IRQMSIX:
-		return i.setMSIX(s)
+		err = i.setMSIX(s, to)
+	default:
+		if s.Count > 0 {
+			err = fmt.Errorf("interrupt index %d: %w", s.Index, syscall.EINVAL)
+		}
 	}
-	closeAll(s.FDs)
-	return fmt.Errorf("interrupt index %d: %w", s.Index, syscall.EINVAL)
+	if err != nil {
+		for _, e := range to {
+			e.release()
+		}
+	}
+	return err
 }
 
-func (i *interrupts) setMSIX(s vfiouser.IRQSet) error {
-	if s.Flags&vfiouser.IRQActionTrigger == 0 {
-		closeAll(s.FDs)
+// eventfds takes over descriptors, all or none.
+func eventfds(fds []int) ([]*eventfd, error) {
+	to := make([]*eventfd, 0, len(fds))
+	for n, fd := range fds {
+		e, err := newEventfd(fd)
+		if err != nil {
+			for _, e := range to {
+				e.release()
+			}
+			for _, fd := range fds[n+1:] {
+				_ = unix.Close(fd)
+			}
+			return nil, err
+		}
+		to = append(to, e)
+	}
+	return to, nil
+}
+
+func (i *interrupts) setMSIX(s vfiouser.IRQSet, to []*eventfd) error {
+	switch {
+	case s.Flags&vfiouser.IRQActionTrigger == 0:
 		return fmt.Errorf("MSI-X vectors are masked by the client: %w", syscall.ENOTSUP)
+	case s.Flags&vfiouser.IRQDataNone != 0 && s.Count == 0:
+		return i.connect(i.msix, nil)
 	}
-	if s.Flags&vfiouser.IRQDataNone != 0 && s.Count == 0 {
-		i.dropMSIX(0, len(i.msix))
-		return nil
+	lines := i.msix[s.Start:][:s.Count]
+	if s.Flags&vfiouser.IRQDataEventfd != 0 {
+		return i.connect(lines, to)
 	}
-	first, end := int(s.Start), int(s.Start+s.Count)
-	if s.Flags&vfiouser.IRQDataEventfd == 0 {
-		return triggered(s, func(n int) error { return signal(i.msix[first+n]) })
+	return each(s, func(n int) error { return lines[n].signal() })
+}
+
+// connect puts eventfds on lines, or takes those that are there off.
+func (i *interrupts) connect(lines []line, to []*eventfd) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.released {
+		return fmt.Errorf("interrupts are gone: %w", syscall.ESHUTDOWN)
 	}
-	i.dropMSIX(first, end)
-	for n, fd := range s.FDs {
-		i.msix[first+n] = nonBlocking(fd)
+	for n := range lines {
+		var e *eventfd
+		if len(to) > 0 {
+			e = to[n]
+		}
+		lines[n].replace(e)
 	}
 	return nil
 }
 
-func (i *interrupts) dropMSIX(first, end int) {
-	for v := first; v < end; v++ {
-		closeAll([]int{i.msix[v]})
-		i.msix[v] = -1
-	}
-}
-
-func (i *interrupts) setINTx(s vfiouser.IRQSet) error {
+func (i *interrupts) setINTx(s vfiouser.IRQSet, to []*eventfd) error {
+	eventfds, none := s.Flags&vfiouser.IRQDataEventfd != 0, s.Flags&vfiouser.IRQDataNone != 0
 	switch {
-	case s.Flags&vfiouser.IRQActionTrigger != 0 && s.Flags&vfiouser.IRQDataNone != 0 && s.Count == 0:
-		i.dropINTx()
-		return nil
-	case s.Flags&vfiouser.IRQDataEventfd != 0 && s.Flags&vfiouser.IRQActionTrigger == 0:
-		closeAll(s.FDs)
-		return fmt.Errorf("no eventfd masks or unmasks the pin: %w", syscall.ENOTSUP)
-	case s.Flags&vfiouser.IRQDataEventfd != 0:
-		i.dropINTx()
-		if len(s.FDs) == 1 {
-			i.intx = nonBlocking(s.FDs[0])
+	case s.Flags&vfiouser.IRQActionTrigger != 0 && (eventfds || none && s.Count == 0):
+		if err := i.connect(i.intx[:], to); err != nil {
+			return err
 		}
+		i.mask(false)
 		return i.tell()
+	case eventfds:
+		return fmt.Errorf("no eventfd masks or unmasks the pin: %w", syscall.ENOTSUP)
 	case s.Flags&vfiouser.IRQActionMask != 0:
-		return triggered(s, func(int) error { i.masked = true; return nil })
+		return each(s, func(int) error { i.mask(true); return nil })
 	case s.Flags&vfiouser.IRQActionUnmask != 0:
-		return triggered(s, func(int) error { i.masked = false; return i.tell() })
+		return each(s, func(int) error { i.mask(false); return i.tell() })
 	}
-	return triggered(s, func(int) error { return signal(i.intx) })
+	return each(s, func(int) error { return i.intx[0].signal() })
 }
 
-func (i *interrupts) dropINTx() {
-	closeAll([]int{i.intx})
-	i.intx, i.masked = -1, false
-}
-
-// triggered calls f for each interrupt that s is meant for, by its number from
+// each calls f for each interrupt that s is meant for, by its number from
 // s.Start on.
-func triggered(s vfiouser.IRQSet, f func(n int) error) error {
+func each(s vfiouser.IRQSet, f func(n int) error) error {
 	for n := range int(s.Count) {
 		if s.Flags&vfiouser.IRQDataBool != 0 && s.Bools[n] == 0 {
 			continue
@@ -163,24 +169,14 @@ func triggered(s vfiouser.IRQSet, f func(n int) error) error {
 	return nil
 }
 
-// nonBlocking makes sure that a client's eventfd, if it is one, never makes us
-// wait.
-func nonBlocking(fd int) int {
-	_ = unix.SetNonblock(fd, true)
-	return fd
-}
-
+// release closes everything, and frees those who wait in a client's eventfd.
+// What is signalled from now on is dropped.
 func (i *interrupts) release() {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.dropMSIX(0, len(i.msix))
-	i.dropINTx()
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+	i.released = true
+	i.mu.Unlock()
+	for n := range i.msix {
+		i.msix[n].retire()
 	}
+	i.intx[0].retire()
 }

@@ -53,8 +53,28 @@ func newSession(fn epc.Function, conn *vfiouser.Conn, log *slog.Logger) (*sessio
 	return s, nil
 }
 
-// end detaches the function. The memory it may have used is still mapped.
+// serve executes the client's commands until it goes or ctx ends.
+func (s *session) serve(ctx context.Context) error {
+	// Whoever is stuck in an eventfd of the client's is freed when it goes.
+	served := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.conn.Done():
+			s.irqs.release()
+		case <-served:
+		}
+	})
+	defer watch.Wait()
+	defer close(served)
+	return s.conn.Serve(ctx, s.layout(), s)
+}
+
+// end detaches the function. The memory it may have used is still mapped. The
+// client hears of what is finished meanwhile, for a while.
 func (s *session) end() error {
+	mute := time.AfterFunc(2*patience, s.irqs.release)
+	defer mute.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.host.endChange()

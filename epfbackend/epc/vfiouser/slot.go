@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ type Options struct {
 type Slot struct {
 	path string
 	l    *net.UnixListener
+	file os.FileInfo // the socket as we made it
 	log  *slog.Logger
 }
 
@@ -40,14 +42,25 @@ func Listen(path string, o Options) (*Slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Slot{path: path, l: l, log: o.Log.With("slot", path)}, nil
+	l.SetUnlinkOnClose(false)
+	file, err := os.Lstat(path)
+	if err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrPath, err)
+	}
+	return &Slot{path: path, l: l, file: file, log: o.Log.With("slot", path)}, nil
 }
 
 // Path returns where the slot is.
 func (s *Slot) Path() string { return s.path }
 
-// Close takes the slot away. Serve must have returned.
+// Close takes the slot away. Serve must have returned. Clients that wait for
+// their turn read an end of file.
 func (s *Slot) Close() error {
+	if now, err := os.Lstat(s.path); err == nil && os.SameFile(now, s.file) {
+		_ = os.Remove(s.path)
+	}
+	vfiouser.TurnAway(s.l) // now nobody can come any more
 	if err := s.l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close slot %s: %w", s.path, err)
 	}
@@ -59,15 +72,12 @@ func (s *Slot) Close() error {
 // its session only; an error means that the slot cannot go on, or that the
 // last client's data could not be flushed.
 func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
-	stop := context.AfterFunc(ctx, func() { _ = s.l.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = s.l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
-		conn, err := s.l.AcceptUnix()
+		sock, err := s.l.AcceptUnix()
 		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				conn.Close()
-			}
+		case ctx.Err() != nil && err != nil:
 			return nil
 		case passing(err):
 			s.log.Warn("a client could not be accepted", "err", err)
@@ -79,7 +89,7 @@ func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 		case err != nil:
 			return fmt.Errorf("slot %s: %w", s.path, err)
 		}
-		err = s.serve(ctx, conn, fn)
+		err = s.serve(ctx, sock, fn)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -116,7 +126,7 @@ func (s *Slot) serve(ctx context.Context, sock *net.UnixConn, fn epc.Function) e
 		return err
 	}
 	s.log.Info("a client is here")
-	err = conn.Serve(ctx, session.layout(), session)
+	err = session.serve(ctx)
 	switch {
 	case err == nil:
 		s.log.Info("the client has left")
