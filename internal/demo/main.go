@@ -66,36 +66,49 @@ func run(ctx context.Context, program string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = server.Process.Kill() }()
+	defer server.kill()
 
 	if err := runGuest(ctx, socket); err != nil {
 		return err
 	}
 
 	step("stopping vblk-ep")
-	if err := stopServer(server); err != nil {
+	if err := server.stop(); err != nil {
 		return err
 	}
 	return inspect(ctx, image)
 }
 
-func startServer(ctx context.Context, program, image, socket string) (*exec.Cmd, error) {
-	server := exec.CommandContext(ctx, program, "serve", "--disk", image+",serial=DEMO", "--epc", "vfio-user:"+socket)
-	server.Stdout, server.Stderr = os.Stdout, os.Stderr
-	if err := server.Start(); err != nil {
+// server is a running vblk-ep.
+type server struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+	err   error // of its end; valid when ended is closed
+}
+
+// startServer returns when the slot is there.
+func startServer(ctx context.Context, program, image, socket string) (*server, error) {
+	s := &server{
+		cmd: exec.CommandContext(ctx, program, "serve",
+			"--disk", image+",serial=DEMO", "--epc", "vfio-user:"+socket),
+		ended: make(chan struct{}),
+	}
+	s.cmd.Stdout, s.cmd.Stderr = os.Stdout, os.Stderr
+	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
+	go func() {
+		s.err = s.cmd.Wait()
+		close(s.ended)
+	}()
 	for {
 		if _, err := os.Stat(socket); err == nil {
-			return server, nil
+			return s, nil
 		}
 		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		case <-s.ended:
+			return nil, fmt.Errorf("vblk-ep did not start: %w", s.err)
 		case <-time.After(20 * time.Millisecond):
-		}
-		if err := server.Process.Signal(unix.Signal(0)); err != nil {
-			return nil, fmt.Errorf("vblk-ep did not start: %w", err)
 		}
 	}
 }
@@ -113,16 +126,26 @@ func runGuest(ctx context.Context, socket string) error {
 	return nil
 }
 
-func stopServer(server *exec.Cmd) error {
-	if err := server.Process.Signal(unix.SIGTERM); err != nil {
+// stop has the server flush and exit.
+func (s *server) stop() error {
+	if err := s.cmd.Process.Signal(unix.SIGTERM); err != nil {
 		return err
 	}
-	timer := time.AfterFunc(stopTime, func() { _ = server.Process.Kill() })
-	defer timer.Stop()
-	if err := server.Wait(); err != nil {
-		return fmt.Errorf("vblk-ep: %w", err)
+	select {
+	case <-s.ended:
+	case <-time.After(stopTime):
+		s.kill()
+	}
+	if s.err != nil {
+		return fmt.Errorf("vblk-ep: %w", s.err)
 	}
 	return nil
+}
+
+// kill ends the server at once, if it still runs.
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill()
+	<-s.ended
 }
 
 // inspect looks at the image without the guest and without vblk-ep.
