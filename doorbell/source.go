@@ -1,7 +1,6 @@
 package doorbell
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -39,8 +38,6 @@ func (t *Trapped) FD() int { return t.fd }
 
 // Ring implements Source.
 func (t *Trapped) Ring() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
 	for {
 		// EAGAIN: the counter is full, so the doorbell is as rung as can be.
 		if _, err := unix.Write(t.fd, one[:]); err != unix.EINTR {
@@ -48,6 +45,9 @@ func (t *Trapped) Ring() {
 		}
 	}
 }
+
+// one is the number, in the byte order of the machines we build for.
+var one = [8]byte{1}
 
 // Close releases the eventfd. Nobody may wait on it any more.
 func (t *Trapped) Close() error { return unix.Close(t.fd) }
