@@ -77,22 +77,32 @@ func (d *Device) interrupt(vector uint16) int {
 // not in use, and reports whether one came in time. It acknowledges the pin by
 // reading the ISR status, and returns that.
 func (d *Device) AwaitInterrupt(vector uint16, timeout time.Duration) (came bool, isr uint8, err error) {
+	return d.awaitWith(new(event), vector, timeout)
+}
+
+// awaitWith is AwaitInterrupt with memory to do it in.
+func (d *Device) awaitWith(e *event, vector uint16, timeout time.Duration) (came bool, isr uint8, err error) {
 	fd := d.interrupt(vector)
-	came, err = awaitEvent(fd, timeout)
+	came, err = e.await(fd, timeout)
 	if came && fd == d.intx {
 		isr, err = d.ISR()
 	}
 	return came, isr, err
 }
 
-// awaitEvent waits until fd is signalled, and drains it.
-func awaitEvent(fd int, timeout time.Duration) (bool, error) {
-	var count [8]byte
-	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+// event is what it takes to wait for an eventfd without allocating.
+type event struct {
+	count [8]byte
+	fds   [1]unix.PollFd
+}
+
+// await waits until fd is signalled, and drains it.
+func (e *event) await(fd int, timeout time.Duration) (bool, error) {
+	e.fds[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	end := time.Now().Add(timeout)
 	for {
 		left := max(time.Until(end), 0)
-		n, err := unix.Poll(fds[:], int((left+time.Millisecond-1)/time.Millisecond))
+		n, err := unix.Poll(e.fds[:], int((left+time.Millisecond-1)/time.Millisecond))
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -101,7 +111,7 @@ func awaitEvent(fd int, timeout time.Duration) (bool, error) {
 		case n == 0:
 			return false, nil
 		}
-		switch _, err := unix.Read(fd, count[:]); err {
+		switch _, err := unix.Read(fd, e.count[:]); err {
 		case nil:
 			return true, nil
 		case unix.EAGAIN, unix.EINTR:

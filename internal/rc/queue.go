@@ -33,6 +33,7 @@ type Queue struct {
 	index  [2]byte // what to write there
 	kicks  int64
 	last   [1]*Request // what Finish waits for
+	event  event
 }
 
 // NewQueue lays a queue out in mem and enables it. The features must have been
@@ -101,23 +102,19 @@ type Request struct {
 const unanswered = 0xff
 
 // NewRequest returns a request with a contiguous buffer of size bytes, at a page.
+// Its header lies right before the buffer, and its status right behind, so that
+// a descriptor may cover more than one part.
 func (q *Queue) NewRequest(size int) (*Request, error) {
 	const page = 4096
-	r := &Request{size: size, Len: size, mem: q.mem}
-	for _, a := range []struct {
-		addr     *uint64
-		n, align int
-	}{
-		{&r.header, virtioblk.HeaderLen, virtioblk.HeaderLen},
-		{&r.status, virtioblk.StatusLen, virtioblk.StatusLen},
-		{&r.data, size, page},
-	} {
-		var err error
-		if *a.addr, err = q.mem.Alloc(a.n, a.align); err != nil {
-			return nil, err
-		}
+	base, err := q.mem.Alloc(page+size+virtioblk.StatusLen, page)
+	if err != nil {
+		return nil, err
 	}
-	return r, nil
+	data := base + page
+	return &Request{
+		Len: size, size: size, mem: q.mem,
+		header: data - virtioblk.HeaderLen, data: data, status: data + uint64(size),
+	}, nil
 }
 
 // Data returns the request's buffer.
@@ -227,7 +224,7 @@ func (q *Queue) Wait(done []*Request, timeout time.Duration) ([]*Request, error)
 			}
 			continue
 		}
-		came, _, err := q.dev.AwaitInterrupt(q.cfg.Vector, time.Until(end))
+		came, _, err := q.dev.awaitWith(&q.event, q.cfg.Vector, time.Until(end))
 		if err != nil {
 			return done, err
 		}
