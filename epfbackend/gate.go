@@ -26,6 +26,7 @@ type gate struct {
 
 	mu      sync.Mutex
 	at      phase
+	asks    uint64
 	changed chan struct{} // closed and replaced whenever at or want changes
 }
 
@@ -41,8 +42,21 @@ func (g *gate) ask(p phase) {
 	defer g.mu.Unlock()
 	if phase(g.want.Load()) != stopped {
 		g.want.Store(int32(p))
+		g.asks++
 		g.announce()
 	}
+}
+
+// asked counts what was asked so far.
+func (g *gate) asked() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.asks
+}
+
+// sleep is called by the worker, and returns once more was asked than then.
+func (g *gate) sleep(then uint64) {
+	_ = g.waitUntil(context.Background(), func() bool { return g.asks != then })
 }
 
 // wanted is what was last asked for.

@@ -1,7 +1,6 @@
 package epfbackend
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -28,10 +27,10 @@ const maxChain = 1024
 //
 // A turn takes what the disk has completed, publishes it, fetches what the
 // driver made available and starts it; between turns the worker sleeps in its
-// engine. Two things stop a turn short: a broken worker (the driver made
-// nonsense of the ring, or its memory is gone) only lets its requests end and
-// stays quiet until it is stopped; an unresolved ring (its memory is not on the
-// map) is tried again when the map has changed, which a Resume announces.
+// engine. A broken worker (the driver made nonsense of the ring, or its memory is
+// gone) only lets its requests end, and stays quiet until it is stopped. The map
+// of host memory changes during pauses; a worker whose ring is not on the map
+// after one stays where it is until the next.
 type worker struct {
 	f     *Function
 	index int
@@ -42,7 +41,6 @@ type worker struct {
 	ctl      epc.Controller
 	mem      *epc.View
 	ring     vring.Queue
-	resolved bool
 	broken   bool
 	engine   disk.Engine
 	complain limiter
@@ -107,7 +105,6 @@ func (w *worker) run(err error) {
 		w.idle()
 		return
 	}
-	w.resolve()
 	w.more = true // the driver may have rung before we were there
 	for w.step() {
 	}
@@ -173,18 +170,20 @@ func (w *worker) step() bool {
 // take long, and can go on during a pause.
 func (w *worker) quiet() bool { return w.lent == 0 && len(w.done) == 0 }
 
-// resume goes on after a pause, in which host memory may have changed.
+// resume goes on after a pause, in which host memory may have changed. It
+// returns when the worker is running, or is not wanted to be.
 func (w *worker) resume() {
-	if w.gate.pass() {
-		w.resolve()
-		w.more = true
-	}
-}
-
-func (w *worker) resolve() {
-	err := w.ring.Resolve()
-	if w.resolved = err == nil; err != nil {
-		w.log.Debug("ring memory is not there", "err", err)
+	for w.gate.wanted() == running {
+		asked := w.gate.asked()
+		if err := w.ring.Resolve(); err != nil && !w.broken {
+			w.log.Debug("ring memory is not there", "err", err)
+			w.gate.sleep(asked)
+			continue
+		}
+		if w.gate.pass() {
+			w.more = true
+			return
+		}
 	}
 }
 
@@ -209,7 +208,7 @@ func (w *worker) turn() error {
 // fetch starts what the driver made available, as long as there are requests to
 // hold it, and asks to be notified once there is nothing more.
 func (w *worker) fetch() error {
-	if w.broken || !w.resolved || w.gate.wanted() != running {
+	if w.broken || w.gate.wanted() != running {
 		return nil
 	}
 	if err := w.ring.DisableNotifications(); err != nil {
@@ -221,7 +220,7 @@ func (w *worker) fetch() error {
 			r := w.free[len(w.free)-1]
 			ok, err := w.ring.Next(&r.chain)
 			if !ok && err != nil {
-				return w.unreadable(err)
+				return err
 			}
 			if !ok {
 				break
@@ -243,20 +242,9 @@ func (w *worker) fetch() error {
 	}
 }
 
-// unreadable judges a failure to read the ring: nothing to worry about when the
-// ring's own memory has left the map, for it will come back or be reset.
-func (w *worker) unreadable(err error) error {
-	if errors.Is(err, vring.ErrUnmapped) {
-		if w.resolve(); !w.resolved {
-			return nil
-		}
-	}
-	return err
-}
-
 // publish shows the driver what was used, and interrupts it if it wants that.
 func (w *worker) publish() error {
-	if !w.unseen || w.broken || !w.resolved {
+	if !w.unseen || w.broken {
 		return nil
 	}
 	w.unseen = false

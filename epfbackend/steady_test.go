@@ -1,0 +1,113 @@
+package epfbackend_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/internal/rc"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+)
+
+// closedLoop keeps depth requests in flight, and allocates nothing.
+type closedLoop struct {
+	q    *rc.Queue
+	list []*rc.Request
+	done []*rc.Request
+	rng  *rand.Rand
+	area uint64 // in blocks of 4 KiB
+}
+
+func newClosedLoop(t testing.TB, r *rig, depth int, kind virtioblk.RequestType) *closedLoop {
+	l := &closedLoop{q: r.q, done: make([]*rc.Request, 0, depth), rng: rand.New(rand.NewPCG(1, 1))}
+	l.area = uint64(r.store.Info().Size) / 4096
+	for range depth {
+		q := r.request(4096)
+		q.Type = kind
+		l.list = append(l.list, q)
+	}
+	return l
+}
+
+// run executes n requests.
+func (l *closedLoop) run(t testing.TB, n int) {
+	submitted := 0
+	submit := func(list []*rc.Request) {
+		for _, q := range list {
+			if submitted == n {
+				break
+			}
+			q.Sector = l.rng.Uint64N(l.area) * 8
+			if err := l.q.Submit(q); err != nil {
+				t.Fatal(err)
+			}
+			submitted++
+		}
+		if err := l.q.Kick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	submit(l.list)
+	for completed := 0; completed < n; {
+		var err error
+		if l.done, err = l.q.Wait(l.done[:0], patience); err != nil {
+			t.Fatal(err)
+		}
+		completed += len(l.done)
+		for _, q := range l.done {
+			if q.Status != virtioblk.StatusOK {
+				t.Fatal(q.Status)
+			}
+		}
+		submit(l.done)
+	}
+}
+
+// In a steady state no request allocates anything, on either side of the link.
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	const warmUp, n = 2000, 10000
+	for name, s := range map[string]setup{
+		"null":                     {path: "null:1G"},
+		"file":                     {options: epfbackend.Options{Engine: disk.URing}},
+		"file, plain":              {options: epfbackend.Options{Engine: disk.Plain}},
+		"file, transfers":          {options: epfbackend.Options{Engine: disk.URing}, faults: transfersOnly()},
+		"null, indirect":           {path: "null:1G", queue: rc.QueueConfig{Indirect: 4}},
+		"null, transfers, starved": {path: "null:1G", faults: transfersOnly()},
+	} {
+		for _, kind := range []virtioblk.RequestType{virtioblk.TypeIn, virtioblk.TypeOut, virtioblk.TypeFlush, virtioblk.TypeGetID} {
+			if s.path == "" && kind == virtioblk.TypeFlush {
+				continue // slow
+			}
+			t.Run(fmt.Sprintf("%s/%v", name, kind), func(t *testing.T) {
+				r := newRig(t, s)
+				l := newClosedLoop(t, r, 32, kind)
+				l.run(t, warmUp)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				l.run(t, n)
+				runtime.ReadMemStats(&after)
+				// The runtime itself allocates now and then.
+				require.Less(t, after.Mallocs-before.Mallocs, uint64(n/100), "allocations in %d requests", n)
+			})
+		}
+	}
+}
+
+func BenchmarkRandomRead4K(b *testing.B) {
+	for _, depth := range []int{1, 128} {
+		b.Run(fmt.Sprintf("null/depth=%d", depth), func(b *testing.B) {
+			r := newRig(b, setup{path: "null:1G", queue: rc.QueueConfig{Indirect: 4}})
+			l := newClosedLoop(b, r, depth, virtioblk.TypeIn)
+			l.run(b, 1000)
+			b.ReportAllocs()
+			b.ResetTimer()
+			l.run(b, b.N)
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "IOPS")
+		})
+	}
+}
