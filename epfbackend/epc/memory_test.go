@@ -43,7 +43,9 @@ func TestRegionsMayNotOverlap(t *testing.T) {
 	require.NoError(t, m.Add(top), "the last page of the address space")
 	for _, r := range []Region{
 		region(0x1000, 1), region(0x1fff, 2), region(0xfff, 2), region(0, 0x5000), region(0x3fff, 1),
-		{Addr: 0x9000}, {Addr: math.MaxUint64 - 0xfff, Size: 0x2000}, {Addr: math.MaxUint64, Size: 1},
+		{Addr: 0x9000},
+		{Addr: math.MaxUint64 - 0xfff, Size: 0x2000},
+		{Addr: math.MaxUint64, Size: 1},
 		{Addr: 0x8000, Size: 8, Mem: make([]byte, 7)},
 	} {
 		require.ErrorIs(t, m.Add(r), ErrOverlap, "%#x +%#x", r.Addr, r.Size)
