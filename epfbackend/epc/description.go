@@ -28,6 +28,31 @@ type Identity struct {
 // BAR is one base address register: memory space, 32 bits, not prefetchable.
 type BAR struct {
 	Size uint64 // bytes, a power of two, at least 16
+
+	// Memory lists the parts of the BAR that are plain memory: the host's
+	// accesses there go to Controller.BARMemory, and the function does not learn
+	// of them. Offsets and sizes are multiples of 4096.
+	Memory []Area
+}
+
+// Area is a part of a BAR.
+type Area struct {
+	Offset, Size uint64 // bytes
+}
+
+// Holds says whether n bytes at off lie in the area.
+func (a Area) Holds(off, n uint64) bool {
+	return off >= a.Offset && off-a.Offset <= a.Size && n <= a.Size-(off-a.Offset)
+}
+
+// IsMemory says whether n bytes at off are plain memory.
+func (b *BAR) IsMemory(off, n uint64) bool {
+	for _, a := range b.Memory {
+		if a.Holds(off, n) {
+			return true
+		}
+	}
+	return false
 }
 
 // Capability is one entry of the capability list.

@@ -47,6 +47,11 @@ type Controller interface {
 	// Memory is the host's memory by bus address.
 	Memory() *Memory
 
+	// BARMemory is the memory behind the areas of a BAR that are plain memory,
+	// from the start of the BAR on; nil for a BAR without any. The host may read
+	// and write it at any moment.
+	BARMemory(bar int) []byte
+
 	// MSIXEnabled says whether the host has turned MSI-X on. While it is off,
 	// interrupts go by INTx.
 	MSIXEnabled() bool

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
+	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 )
 
@@ -33,6 +35,7 @@ type Slot struct {
 	fn     epc.Function
 	config *epc.ConfigSpace
 	tables [6][]byte // BARs that hold MSI-X structures
+	bars   [6]*shm.Mapping
 	desc   epc.Description
 }
 
@@ -52,10 +55,40 @@ func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
 		s.tables[m.TableBAR] = make([]byte, s.desc.BARs[m.TableBAR].Size)
 		s.tables[m.PBABAR] = make([]byte, s.desc.BARs[m.PBABAR].Size)
 	}
+	if err := s.makeBARMemory(); err != nil {
+		return nil, err
+	}
 	s.host.init(faults)
 	s.pins.init(faults)
 	fn.Attach(controller{s})
 	return s, nil
+}
+
+// makeBARMemory makes the memory of the BARs that have some.
+func (s *Slot) makeBARMemory() error {
+	for i, bar := range s.desc.BARs {
+		if len(bar.Memory) == 0 {
+			continue
+		}
+		fd, m, err := shm.NewMemory(fmt.Sprintf("bar%d", i), int(bar.Size))
+		if err != nil {
+			return err
+		}
+		s.bars[i] = m
+		_ = unix.Close(fd)
+	}
+	return nil
+}
+
+func (s *Slot) closeBARMemory() error {
+	var errs *multierror.Error
+	for i, m := range s.bars {
+		if m != nil {
+			errs = multierror.Append(errs, m.Close())
+			s.bars[i] = nil
+		}
+	}
+	return errs.ErrorOrNil()
 }
 
 // Unplug takes the function out, whatever the host is doing with it. When it
@@ -69,6 +102,7 @@ func (s *Slot) Unplug() error {
 	var errs *multierror.Error
 	errs = multierror.Append(errs, s.fn.Detach())
 	s.fn = nil
+	errs = multierror.Append(errs, s.closeBARMemory())
 	s.pins.close()
 	return multierror.Append(errs, s.host.close()).ErrorOrNil()
 }
@@ -116,6 +150,10 @@ func (s *Slot) ReadBAR(bar int, off uint64, p []byte) error {
 		copy(p, t[off:])
 		return nil
 	}
+	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
+		shm.Of(m.Bytes()).Read(p, int(off))
+		return nil
+	}
 	s.fn.ReadBAR(bar, off, p)
 	return nil
 }
@@ -129,6 +167,10 @@ func (s *Slot) WriteBAR(bar int, off uint64, p []byte) error {
 	}
 	if t := s.tables[bar]; t != nil {
 		copy(t[off:], p)
+		return nil
+	}
+	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
+		shm.Of(m.Bytes()).Write(int(off), p)
 		return nil
 	}
 	s.fn.WriteBAR(bar, off, p)
@@ -196,7 +238,13 @@ type controller struct{ s *Slot }
 
 var _ epc.Controller = controller{}
 
-func (c controller) Memory() *epc.Memory           { return c.s.host.table }
+func (c controller) Memory() *epc.Memory { return c.s.host.table }
+func (c controller) BARMemory(bar int) []byte {
+	if m := c.s.bars[bar]; m != nil {
+		return m.Bytes()
+	}
+	return nil
+}
 func (c controller) MSIXEnabled() bool             { return c.s.pins.msixEnabled() }
 func (c controller) RaiseMSIX(vector uint16) error { return c.s.pins.raise(vector) }
 func (c controller) SetINTx(asserted bool) error   { return c.s.pins.drive(asserted) }

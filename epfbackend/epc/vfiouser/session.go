@@ -25,6 +25,7 @@ type session struct {
 	desc   epc.Description
 	config *epc.ConfigSpace
 	tables [6][]byte // BARs of the MSI-X structures, which the client emulates
+	bars   [6]*barMemory
 	host   hostMemory
 	irqs   interrupts
 
@@ -45,6 +46,15 @@ func newSession(fn epc.Function, conn *vfiouser.Conn, log *slog.Logger) (*sessio
 	if m := s.desc.MSIX; m.Vectors > 0 {
 		for _, bar := range []int{m.TableBAR, m.PBABAR} {
 			s.tables[bar] = make([]byte, s.desc.BARs[bar].Size)
+		}
+	}
+	for i, bar := range s.desc.BARs {
+		if len(bar.Memory) == 0 {
+			continue
+		}
+		if s.bars[i], err = newBARMemory(i, bar); err != nil {
+			s.releaseBARs()
+			return nil, err
 		}
 	}
 	s.host.init(s)
@@ -85,6 +95,7 @@ func (s *session) end() error {
 func (s *session) release() {
 	s.host.release()
 	s.irqs.release()
+	s.releaseBARs()
 }
 
 func (s *session) layout() *vfiouser.Layout {
@@ -93,6 +104,9 @@ func (s *session) layout() *vfiouser.Layout {
 	for i, bar := range s.desc.BARs {
 		if bar.Size > 0 {
 			l.Regions[i] = vfiouser.Region{Size: bar.Size, Flags: readWrite, FD: -1}
+		}
+		if m := s.bars[i]; m != nil {
+			l.Regions[i].FD, l.Regions[i].Areas = m.fd, m.areas
 		}
 	}
 	l.Regions[vfiouser.RegionConfig] = vfiouser.Region{Size: epc.ConfigSpaceSize, Flags: readWrite, FD: -1}
@@ -116,6 +130,8 @@ func (s *session) ReadRegion(region int, off uint64, p []byte) error {
 		s.config.Read(int(off), p)
 	case s.tables[region] != nil:
 		copy(p, s.tables[region][off:])
+	case s.bars[region] != nil && s.desc.BARs[region].IsMemory(off, uint64(len(p))):
+		s.bars[region].read(p, off)
 	default:
 		s.fn.ReadBAR(region, off, p)
 	}
@@ -132,6 +148,8 @@ func (s *session) WriteRegion(region int, off uint64, p []byte) error {
 		s.config.Write(int(off), p)
 	case s.tables[region] != nil:
 		copy(s.tables[region][off:], p)
+	case s.bars[region] != nil && s.desc.BARs[region].IsMemory(off, uint64(len(p))):
+		s.bars[region].write(off, p)
 	default:
 		s.fn.WriteBAR(region, off, p)
 	}
@@ -172,6 +190,14 @@ func (s *session) UnmapDMA(m vfiouser.DMAUnmap) error {
 
 // Memory implements epc.Controller.
 func (s *session) Memory() *epc.Memory { return s.host.table }
+
+// BARMemory implements epc.Controller.
+func (s *session) BARMemory(bar int) []byte {
+	if m := s.bars[bar]; m != nil {
+		return m.mapping.Bytes()
+	}
+	return nil
+}
 
 // MSIXEnabled implements epc.Controller.
 func (s *session) MSIXEnabled() bool { return s.config.MSIXEnabled() }
