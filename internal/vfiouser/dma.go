@@ -86,9 +86,11 @@ func (c *Conn) learnLayout() (DMALayout, error) {
 	var errno syscall.Errno
 	switch {
 	case err == nil:
-		layout = DMALayoutQEMU
+		layout = DMALayout32
 	case !errors.As(err, &errno):
 		return dmaLayoutUnknown, err // no answer at all
+	case errno != syscall.EINVAL && errno != syscall.E2BIG:
+		return layout, nil // refused for another reason: ask again next time
 	}
 	c.dmaLayout.Store(int32(layout))
 	return layout, nil

@@ -51,7 +51,7 @@ func (h *hostMemory) WriteDMA(p []byte, addr uint64) error {
 }
 
 func TestDMAInBothLayouts(t *testing.T) {
-	for name, layout := range map[string]DMALayout{"specification": DMALayoutSpec, "QEMU": DMALayoutQEMU} {
+	for name, layout := range map[string]DMALayout{"specification": DMALayoutSpec, "32-bit count": DMALayout32} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, Options{})
 			host := &hostMemory{b: make([]byte, 4<<20)}
@@ -103,6 +103,20 @@ func TestDMARefusedByTheClient(t *testing.T) {
 	require.ErrorIs(t, r.conn.WriteDMA(make([]byte, 4), 0), syscall.ENODEV)
 }
 
+// A client that refuses everything for now says nothing about its layout.
+func TestDMALayoutIsLearntWhenTheClientIsReady(t *testing.T) {
+	r := newRig(t, Options{})
+	r.raw()
+	done := make(chan error, 1)
+	go func() { done <- r.conn.ReadDMA(make([]byte, 4), 0) }()
+	for range 2 { // the probe, and what it was for
+		h, _ := r.receive()
+		r.send(encoded(HeaderSize, Header{h.ID, h.Command, HeaderSize, FlagReply | FlagError, uint32(syscall.ENODEV)}.Put))
+	}
+	require.ErrorIs(t, <-done, syscall.ENODEV)
+	require.Equal(t, dmaLayoutUnknown, DMALayout(r.conn.dmaLayout.Load()))
+}
+
 // A command that waits for DMA must not keep the answer from being received.
 func TestDMAInsideACommand(t *testing.T) {
 	r := newRig(t, Options{})
@@ -143,7 +157,7 @@ func TestDMAFromManyGoroutines(t *testing.T) {
 func (r *rig) reply(flags uint32, payload []byte) Header {
 	h, _ := r.receive()
 	b := message1(h.Command, FlagReply|flags, payload)
-	Header{h.ID, h.Command, uint32(len(b)), FlagReply | flags, uint32(syscall.EIO)}.Put(b)
+	Header{h.ID, h.Command, uint32(len(b)), FlagReply | flags, uint32(syscall.E2BIG)}.Put(b)
 	r.send(b)
 	return h
 }

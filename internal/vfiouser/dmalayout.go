@@ -2,23 +2,25 @@ package vfiouser
 
 import "fmt"
 
-// DMALayout is the layout of VFIO_USER_DMA_READ and DMA_WRITE payloads. The
-// specification has a 64-bit count and the data behind it. QEMU (11.1) has a
-// 32-bit count, the data right behind it, and four bytes more at the end; the
-// messages are of the same length.
+// DMALayout is the layout of VFIO_USER_DMA_READ and DMA_WRITE payloads.
 type DMALayout int32
 
 const (
 	dmaLayoutUnknown DMALayout = iota
+	// DMALayoutSpec is the specification's: a 64-bit count, and the data behind
+	// it. QEMU 11.1 speaks it.
 	DMALayoutSpec
-	DMALayoutQEMU
+	// DMALayout32 is that of QEMU's first releases of the client: a 32-bit
+	// count, the data right behind it, and four bytes more at the end, so that
+	// the messages are of the same length.
+	DMALayout32
 )
 
 // dmaAccessSize is the size of all that is not data, in either layout.
 const dmaAccessSize = 16
 
 func (l DMALayout) dataOffset() int {
-	if l == DMALayoutQEMU {
+	if l == DMALayout32 {
 		return 12
 	}
 	return 16
@@ -28,7 +30,7 @@ func (l DMALayout) dataOffset() int {
 func (l DMALayout) put(b []byte, addr, count uint64) {
 	_ = b[dmaAccessSize-1]
 	le.PutUint64(b, addr)
-	if l == DMALayoutQEMU {
+	if l == DMALayout32 {
 		le.PutUint32(b[8:], uint32(count))
 		return
 	}
@@ -40,7 +42,7 @@ func (l DMALayout) parse(b []byte) (addr, count uint64, err error) {
 		return 0, 0, err
 	}
 	addr, count = le.Uint64(b), le.Uint64(b[8:])
-	if l == DMALayoutQEMU {
+	if l == DMALayout32 {
 		count &= 0xffffffff
 	}
 	if count > MaxTransfer {

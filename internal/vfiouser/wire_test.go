@@ -57,14 +57,14 @@ func TestGoldenWire(t *testing.T) {
 			"e0fe000000000000 0400000000000000",
 		},
 		{
-			"DMA access, QEMU", encoded(16, func(b []byte) { DMALayoutQEMU.put(b, 0xfee0, 4) }),
+			"DMA access, 32-bit count", encoded(16, func(b []byte) { DMALayout32.put(b, 0xfee0, 4) }),
 			"e0fe000000000000 04000000 00000000",
 		},
 	} {
 		require.Equal(t, strings.ReplaceAll(tc.want, " ", ""), hex.EncodeToString(tc.got), tc.name)
 	}
 	require.Equal(t, Header{0x1234, CmdSetIRQs, 0x24, 0x21, 22}, ParseHeader(encoded(16, Header{0x1234, CmdSetIRQs, 0x24, 0x21, 22}.Put)))
-	require.Equal(t, 12, DMALayoutQEMU.dataOffset())
+	require.Equal(t, 12, DMALayout32.dataOffset())
 	require.Equal(t, 16, DMALayoutSpec.dataOffset())
 }
 
@@ -167,7 +167,7 @@ func FuzzDecode(f *testing.F) {
 				}
 			}
 		}
-		for _, l := range []DMALayout{DMALayoutSpec, DMALayoutQEMU} {
+		for _, l := range []DMALayout{DMALayoutSpec, DMALayout32} {
 			if _, n, err := l.parse(b); err == nil {
 				if data, err := l.data(b, int(n)); err == nil {
 					require.Len(t, data, int(n))

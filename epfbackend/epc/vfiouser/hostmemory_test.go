@@ -86,7 +86,7 @@ func (g *guest) WriteDMA(p []byte, addr uint64) error {
 }
 
 func TestMemoryWithoutDescriptorIsReachedByMessages(t *testing.T) {
-	for _, layout := range []vfiouser.DMALayout{vfiouser.DMALayoutSpec, vfiouser.DMALayoutQEMU} {
+	for _, layout := range []vfiouser.DMALayout{vfiouser.DMALayoutSpec, vfiouser.DMALayout32} {
 		r := newRig(t)
 		g := &guest{b: make([]byte, 0x10000)}
 		c := r.client(vfiouser.ClientOptions{Host: g, Layout: layout})
