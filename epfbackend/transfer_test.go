@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/vring"

@@ -1,7 +1,7 @@
 package disk
 
 import (
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio"
+	"github.com/vblk-ep/vblk-ep/internal/blkio"
 	"golang.org/x/sys/unix"
 )
 

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio"
+	"github.com/vblk-ep/vblk-ep/internal/blkio"
 	"golang.org/x/sys/unix"
 )
 

@@ -1,8 +1,8 @@
 package disk
 
 import (
+	"github.com/vblk-ep/vblk-ep/internal/blkio"
 	"github.com/vblk-ep/vblk-ep/internal/shm"
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio"
 	"golang.org/x/sys/unix"
 )
 

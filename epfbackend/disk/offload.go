@@ -5,7 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio"
+	"github.com/vblk-ep/vblk-ep/internal/blkio"
 	"golang.org/x/sys/unix"
 )
 

@@ -3,7 +3,7 @@ package disk
 import (
 	"sync/atomic"
 
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio"
+	"github.com/vblk-ep/vblk-ep/internal/blkio"
 	"golang.org/x/sys/unix"
 )
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"golang.org/x/sys/unix"
 )
 

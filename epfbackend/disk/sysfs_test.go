@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"golang.org/x/sys/unix"
 )
 

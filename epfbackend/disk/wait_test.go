@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/internal/uring/uringtest"
 	"golang.org/x/sys/unix"
 )

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 

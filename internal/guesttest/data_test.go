@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vblk-ep/vblk-ep/internal/uring/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
