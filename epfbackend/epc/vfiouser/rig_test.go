@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ import (
 // probe is a function of plain registers that remembers what it was told. It
 // checks that the calls come one at a time and in an order that makes sense.
 type probe struct {
-	t testing.TB
+	t    testing.TB
+	busy atomic.Bool // a call is under way
 
 	mu       sync.Mutex
 	log      []string // Attach, Pause, Resume, Reset, Detach
@@ -50,14 +52,17 @@ func (p *probe) Describe() epc.Description {
 
 // call enters a method that the controller must call alone.
 func (p *probe) call(name string) (leave func()) {
-	if !p.mu.TryLock() {
+	if !p.busy.CompareAndSwap(false, true) {
 		p.t.Errorf("%s: not alone", name)
-		p.mu.Lock()
 	}
+	p.mu.Lock()
 	if p.ctl == nil && name != "Attach" {
 		p.t.Errorf("%s: not attached", name)
 	}
-	return p.mu.Unlock
+	return func() {
+		p.mu.Unlock()
+		p.busy.Store(false)
+	}
 }
 
 func (p *probe) note(name string) { p.log = append(p.log, name) }
