@@ -34,6 +34,10 @@ type Bus interface {
 	// asserted, -1 for none.
 	INTx(fd int) error
 
+	// EndINTx ends an interrupt of the pin: if it is still asserted, or again, the
+	// eventfd is signalled once more.
+	EndINTx() error
+
 	// Reset is a function-level reset.
 	Reset() error
 }

@@ -85,7 +85,9 @@ func (d *Device) awaitWith(e *event, vector uint16, timeout time.Duration) (came
 	fd := d.interrupt(vector)
 	came, err = e.await(fd, timeout)
 	if came && fd == d.intx {
-		isr, err = d.ISR()
+		if isr, err = d.ISR(); err == nil {
+			err = d.bus.EndINTx()
+		}
 	}
 	return came, isr, err
 }

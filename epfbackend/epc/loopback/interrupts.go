@@ -55,6 +55,14 @@ func (p *pins) intx(fd int) {
 	p.signalPin() // it is level-triggered
 }
 
+// EndINTx implements rc.Bus.
+func (s *Slot) EndINTx() error {
+	s.pins.mu.Lock()
+	defer s.pins.mu.Unlock()
+	s.pins.signalPin()
+	return nil
+}
+
 // raise signals a vector, now or later.
 func (p *pins) raise(vector uint16) error {
 	delay := p.faults.interruptDelay()

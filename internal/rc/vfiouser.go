@@ -1,0 +1,117 @@
+package rc
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
+	"github.com/vblk-ep/vblk-ep/vring/vringtest"
+)
+
+// VFIOUser is the Bus of a function behind a vfio-user socket: what a VMM does
+// for its guest.
+type VFIOUser struct {
+	*vfiouser.Client
+	vectors int // of MSI-X
+}
+
+var _ Bus = (*VFIOUser)(nil)
+
+// DialVFIOUser connects to the socket at path.
+func DialVFIOUser(ctx context.Context, path string, o vfiouser.ClientOptions) (*VFIOUser, error) {
+	c, err := vfiouser.Dial(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	irq, err := c.IRQ(vfiouser.IRQMSIX)
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return &VFIOUser{Client: c, vectors: int(irq.Count)}, nil
+}
+
+// ReadConfig implements Registers.
+func (v *VFIOUser) ReadConfig(off int, p []byte) error {
+	return v.ReadRegion(vfiouser.RegionConfig, uint64(off), p)
+}
+
+// WriteConfig implements Registers.
+func (v *VFIOUser) WriteConfig(off int, p []byte) error {
+	return v.WriteRegion(vfiouser.RegionConfig, uint64(off), p)
+}
+
+// ReadBAR implements Registers.
+func (v *VFIOUser) ReadBAR(bar int, off uint64, p []byte) error { return v.ReadRegion(bar, off, p) }
+
+// WriteBAR implements Registers. Like every write to memory on PCIe it is posted:
+// it is done before a later access, and its failure is not told.
+func (v *VFIOUser) WriteBAR(bar int, off uint64, p []byte) error { return v.PostRegion(bar, off, p) }
+
+// Map implements Bus.
+func (v *VFIOUser) Map(r Region) error {
+	m := vfiouser.DMAMap{Flags: vfiouser.DMAMapRead, Addr: r.Addr, Size: r.Size, Offset: uint64(r.Offset)}
+	if !r.ReadOnly {
+		m.Flags |= vfiouser.DMAMapWrite
+	}
+	return v.MapDMA(m, r.FD)
+}
+
+// Unmap implements Bus.
+func (v *VFIOUser) Unmap(addr, size uint64) error {
+	return v.UnmapDMA(vfiouser.DMAUnmap{Addr: addr, Size: size})
+}
+
+// Vectors implements Bus.
+func (v *VFIOUser) Vectors(fds []int) error {
+	if len(fds) > v.vectors {
+		return fmt.Errorf("%w: it has %d vectors, not %d", ErrDevice, v.vectors, len(fds))
+	}
+	if err := v.trigger(vfiouser.IRQMSIX, 0, nil); err != nil {
+		return err
+	}
+	for i, fd := range fds {
+		if fd < 0 {
+			continue
+		}
+		if err := v.trigger(vfiouser.IRQMSIX, i, []int{fd}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// INTx implements Bus.
+func (v *VFIOUser) INTx(fd int) error {
+	if fd < 0 {
+		return v.trigger(vfiouser.IRQINTx, 0, nil)
+	}
+	return v.trigger(vfiouser.IRQINTx, 0, []int{fd})
+}
+
+// EndINTx implements Bus.
+func (v *VFIOUser) EndINTx() error {
+	return v.SetIRQs(vfiouser.IRQSet{
+		Flags: vfiouser.IRQDataNone | vfiouser.IRQActionUnmask, Index: vfiouser.IRQINTx, Count: 1,
+	})
+}
+
+// trigger sets eventfds of an index from start on, or takes all away.
+func (v *VFIOUser) trigger(index, start int, fds []int) error {
+	set := vfiouser.IRQSet{Flags: vfiouser.IRQActionTrigger | vfiouser.IRQDataNone, Index: uint32(index), Start: uint32(start)}
+	if fds != nil {
+		set.Flags = vfiouser.IRQActionTrigger | vfiouser.IRQDataEventfd
+		set.Count, set.FDs = uint32(len(fds)), fds
+	}
+	return v.SetIRQs(set)
+}
+
+// MemoryHost answers a server's DMA messages from guest memory, for regions that
+// are mapped without a descriptor.
+type MemoryHost struct{ *vringtest.Memory }
+
+// ReadDMA implements vfiouser.Host.
+func (m MemoryHost) ReadDMA(p []byte, addr uint64) error { return m.ReadAt(p, addr) }
+
+// WriteDMA implements vfiouser.Host.
+func (m MemoryHost) WriteDMA(p []byte, addr uint64) error { return m.WriteAt(p, addr) }
