@@ -30,7 +30,7 @@ func Map(fd int, off int64, n int, write bool) (*Mapping, error) {
 // NewMemory creates n bytes of zeroed anonymous shared memory behind a memfd and
 // returns its descriptor (owned by the caller) with a writable mapping of it.
 func NewMemory(name string, n int) (fd int, m *Mapping, err error) {
-	fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return -1, nil, fmt.Errorf("create memory %q: %w", name, err)
 	}
@@ -42,6 +42,16 @@ func NewMemory(name string, n int) (fd int, m *Mapping, err error) {
 		return -1, nil, fmt.Errorf("create memory %q of %d bytes: %w", name, n, err)
 	}
 	return fd, m, nil
+}
+
+// Seal fixes the size of memory that NewMemory made: whoever else gets the
+// descriptor cannot make accesses to it fault.
+func Seal(fd int) error {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS,
+		unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return fmt.Errorf("seal memory: %w", err)
+	}
+	return nil
 }
 
 // Bytes returns the mapped memory, valid until Close.

@@ -83,6 +83,17 @@ func TestGuardReportsTruncatedMemory(t *testing.T) {
 	require.Panics(t, func() { _ = Guard(func() error { panic("other") }) })
 }
 
+func TestSealedMemoryKeepsItsSize(t *testing.T) {
+	fd, m, err := NewMemory("sealed", 2*4096)
+	require.NoError(t, err)
+	defer m.Close()
+	defer unix.Close(fd)
+	require.NoError(t, Seal(fd))
+	require.ErrorIs(t, unix.Ftruncate(fd, 4096), unix.EPERM)
+	require.ErrorIs(t, unix.Ftruncate(fd, 3*4096), unix.EPERM)
+	m.Bytes()[5000] = 1
+}
+
 func TestStoreLoadFence(t *testing.T) {
 	// Dekker: without a store-load fence both sides can read 0.
 	fd, m, err := NewMemory("fence", 4096)

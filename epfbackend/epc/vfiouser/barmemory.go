@@ -29,10 +29,19 @@ func newBARMemory(index int, bar epc.BAR) (*barMemory, error) {
 		return nil, err
 	}
 	m := &barMemory{fd: fd, mapping: mapping}
+	if err := shm.Seal(fd); err != nil {
+		m.close()
+		return nil, err
+	}
 	for _, a := range bar.Memory {
 		m.areas = append(m.areas, vfiouser.Area{Offset: a.Offset, Size: a.Size})
 	}
 	return m, nil
+}
+
+func (m *barMemory) close() {
+	_ = m.mapping.Close()
+	_ = unix.Close(m.fd)
 }
 
 func (m *barMemory) read(p []byte, off uint64) {
@@ -51,10 +60,7 @@ func (s *session) releaseBARs() {
 			continue
 		}
 		s.log.Info("accesses to BAR memory that came as messages", "bar", i, "count", m.messages.Load())
-		if err := m.mapping.Close(); err != nil {
-			s.log.Warn("BAR memory not unmapped", "err", err)
-		}
-		_ = unix.Close(m.fd)
+		m.close()
 		s.bars[i] = nil
 	}
 }
