@@ -85,7 +85,7 @@ func TestVMRestarts(t *testing.T) {
 	disk := image(t, "disk.img", 64*mib)
 	fresh := serve(t, checked, image(t, "fresh.img", 64*mib)+",queues=2")
 	s := serve(t, checked, disk+",queues=2")
-	cfg := vm.Config{Devices: s.devices(), Reboot: true}
+	cfg := vm.Config{CPUs: 1, Devices: s.devices(), Reboot: true}
 
 	g := boot(t, cfg)
 	sum := g.sh(t, pattern)
