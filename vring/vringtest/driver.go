@@ -2,39 +2,17 @@ package vringtest
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
 
-// Bits of a descriptor's flags (virtio 1.4 §2.7.5).
-const (
-	FlagNext     = 1
-	FlagWrite    = 2
-	FlagIndirect = 4
-)
-
-// Config says what ring a Driver lays out.
-type Config struct {
-	Size     int // descriptors
-	EventIdx bool
-	// Indirect is how many descriptors an indirect table can hold; 0 is without
-	// the feature. Each descriptor of the ring has a table.
-	Indirect int
-	Start    uint16 // of the indices; 0 on a device after a reset
-	// Skew puts the rings at their weakest alignment: 2 and 4 bytes beyond a
-	// multiple of 64.
-	Skew bool
-}
-
 // Driver is the driver side of one split virtqueue. It belongs to one goroutine.
 //
 // It keeps what it needs to know in memory of its own, so that neither the
 // device nor SetDesc and its like can confuse it.
 type Driver struct {
-	mem *Memory
 	cfg Config
 
 	descAddr, availAddr, usedAddr, tableAddr uint64
@@ -49,10 +27,12 @@ type Driver struct {
 	usedIdx  uint16 // chains collected
 }
 
-// NewDriver lays a virtqueue out in mem.
+var _ Virtqueue = (*Driver)(nil)
+
+// NewDriver lays a split virtqueue out in mem.
 func NewDriver(mem *Memory, cfg Config) (*Driver, error) {
 	d := &Driver{
-		mem: mem, cfg: cfg,
+		cfg:  cfg,
 		next: make([]uint16, cfg.Size), count: make([]uint16, cfg.Size), freeN: cfg.Size,
 		availIdx: cfg.Start, kicked: cfg.Start, usedIdx: cfg.Start,
 	}
@@ -63,22 +43,14 @@ func NewDriver(mem *Memory, cfg Config) (*Driver, error) {
 	if cfg.Skew {
 		skew = 1
 	}
-	for _, a := range []struct {
-		addr    *uint64
-		window  *shm.Window
-		n, skew int
-	}{
+	err := layOut(mem, []part{
 		{&d.descAddr, &d.desc, cfg.Size * 16, 16 * skew},
 		{&d.availAddr, &d.avail, 6 + cfg.Size*2, 2 * skew},
 		{&d.usedAddr, &d.used, 6 + cfg.Size*8, 4 * skew},
 		{&d.tableAddr, &d.tables, cfg.Size * cfg.Indirect * 16, 8 * skew},
-	} {
-		addr, err := mem.Alloc(a.n+a.skew, 64)
-		if err != nil {
-			return nil, err
-		}
-		*a.addr = addr + uint64(a.skew)
-		*a.window = mem.Window(*a.addr, a.n)
+	})
+	if err != nil {
+		return nil, err
 	}
 	d.SetAvailIndex(cfg.Start)
 	d.used.Store16(2, cfg.Start)
@@ -103,10 +75,6 @@ func (d *Driver) Free() int { return d.freeN }
 
 // InFlight returns how many chains were added and not yet collected.
 func (d *Driver) InFlight() int { return int(d.availIdx - d.usedIdx) }
-
-// ErrNoRoom reports that there are not enough free descriptors, or that an
-// indirect table is too small.
-var ErrNoRoom = errors.New("no room in the virtqueue")
 
 // Add adds a chain of direct descriptors, which the device sees after Kick. It
 // returns the head, by which Collect will name the chain.
@@ -168,13 +136,6 @@ func (d *Driver) take() uint16 {
 	return i
 }
 
-func segment(readable, writable []vring.Segment, n int) (vring.Segment, uint16) {
-	if n < len(readable) {
-		return readable[n], 0
-	}
-	return writable[n-len(readable)], FlagWrite
-}
-
 // Kick makes what was added visible and reports whether the device wants to be
 // notified of it.
 func (d *Driver) Kick() (notify bool) {
@@ -190,15 +151,6 @@ func (d *Driver) Kick() (notify bool) {
 	}
 	return d.UsedFlags()&1 == 0
 }
-
-// Used is a chain that the device gave back.
-type Used struct {
-	Head    uint16
-	Written uint32 // bytes
-}
-
-// ErrDevice reports that the device broke the rules.
-var ErrDevice = errors.New("device misbehaves")
 
 // Collect returns the next used chain, if there is one. Its descriptors are free
 // again. The error wraps ErrDevice.
