@@ -74,14 +74,17 @@ func (s *script) length() uint32 {
 	return n
 }
 
-// hostile runs a script against a live queue.
-func (r *rig) hostile(s *script) {
+// hostile runs a script against a live queue, which has indirect tables or not.
+func (r *rig) hostile(s *script, indirect bool) {
 	for n := 0; n < 200 && len(s.b) > 0; n++ {
 		switch s.u8() % 10 {
 		case 0, 1:
 			r.q.SetDesc(uint16(s.u8()%fuzzSlots), s.addr(), s.length(), uint16(s.u8()%8), uint16(s.u8()%(fuzzSlots+1)))
 		case 2:
-			r.q.SetTableDesc(uint16(s.u8()%fuzzSlots), uint16(s.u8()%8), s.addr(), s.length(), uint16(s.u8()%8), uint16(s.u8()%9))
+			owner, i, addr, n, flags, next := s.u8()%fuzzSlots, s.u8()%8, s.addr(), s.length(), s.u8()%8, s.u8()%9
+			if indirect {
+				r.q.SetTableDesc(uint16(owner), uint16(i), addr, n, uint16(flags), uint16(next))
+			}
 		case 3: // refer to that
 			i := uint16(s.u8() % fuzzSlots)
 			r.q.SetDesc(i, r.q.Table(i), uint32(s.u8()%9)*16, vringtest.FlagIndirect, 0)
@@ -132,22 +135,14 @@ func fuzzOnce(t *testing.T, r *rig, faults *loopback.Faults, data []byte) {
 	if mode&2 != 0 {
 		r.refuse = append(r.refuse, virtio.EventIdx)
 	}
-	if mode&4 != 0 {
+	indirect := mode&4 == 0
+	if !indirect {
 		r.refuse = append(r.refuse, virtio.IndirectDesc)
 	}
 	require.NoError(t, rc.MapMemory(r.slot, r.mem))
 	r.queue = rc.QueueConfig{Size: fuzzSlots, Indirect: 8}
-	r.negotiate()
-	r.q = r.newQueue(r.queue)
-	if r.queue.Indirect = 8; mode&4 != 0 {
-		r.q.Driver, err = vringtest.NewDriver(r.mem, vringtest.Config{Size: fuzzSlots, Indirect: 8})
-		require.NoError(t, err)
-		require.NoError(t, r.dev.Reset())
-		r.negotiate()
-		require.NoError(t, r.dev.EnableQueue(0, r.q.Queue(), 1))
-	}
-	require.NoError(t, r.dev.Start())
-	r.hostile(s)
+	r.start()
+	r.hostile(s, indirect)
 
 	require.NoError(t, r.dev.Reset())
 	require.True(t, bytes.Equal(rom, r.mem.Bytes(romBase, romSize)), "the device wrote into what it may only read")

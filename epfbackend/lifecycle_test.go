@@ -2,6 +2,7 @@ package epfbackend_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"testing"
 	"time"
@@ -366,6 +367,51 @@ func TestResetDuringLongRequest(t *testing.T) {
 		faults.Clear()
 		r.revive()
 	}
+}
+
+// A pause or a reset that takes too long fails, and is mended by the next.
+func TestPatienceOfTheController(t *testing.T) {
+	var faults *disktest.Faults
+	r := newRig(t, faulty(setup{}, &faults))
+	q := r.request(4096)
+	q.Type = virtioblk.TypeIn
+	brief, cancel := context.WithTimeout(t.Context(), slow/8)
+	defer cancel()
+
+	r.hold(faults, q, disk.Read, slow)
+	require.ErrorIs(t, r.fn.Pause(brief), context.DeadlineExceeded)
+	r.fn.Resume()
+	r.finishWith(q, virtioblk.StatusOK)
+	require.NoError(t, r.fn.Pause(t.Context()))
+	require.NoError(t, r.fn.Pause(t.Context()), "paused already")
+	r.fn.Resume()
+	r.alive()
+
+	r.hold(faults, q, disk.Read, slow)
+	require.ErrorIs(t, r.fn.Reset(brief), context.DeadlineExceeded)
+	took := elapsed(func() { require.NoError(t, r.fn.Reset(t.Context())) })
+	require.Greater(t, took, soon)
+	require.NoError(t, r.fn.Pause(t.Context()), "nothing to pause")
+	r.fn.Resume()
+	r.revive()
+}
+
+// A queue that is started during a pause waits for the end of it.
+func TestStartDuringAPause(t *testing.T) {
+	r := newSlot(t, setup{})
+	require.NoError(t, r.fn.Pause(t.Context()))
+	r.start()
+	q := r.request(sector)
+	require.NoError(t, r.q.Submit(q))
+	require.NoError(t, r.q.Kick())
+	time.Sleep(20 * time.Millisecond)
+	require.Zero(t, r.q.UsedIndex())
+	r.fn.Resume()
+	r.finishWith(q, virtioblk.StatusOK)
+	require.NoError(t, r.fn.Pause(t.Context()))
+	require.NoError(t, r.dev.Reset(), "a paused queue can be reset")
+	r.fn.Resume()
+	r.revive()
 }
 
 func TestResize(t *testing.T) {

@@ -189,6 +189,14 @@ func TestUnmappedStatus(t *testing.T) {
 		require.NoError(t, r.q.SubmitChain(q, []vring.Segment{{Addr: q.HeaderAddr(), Len: 16}}, []vring.Segment{{Addr: status, Len: 1}}))
 		require.NoError(t, r.q.Kick())
 		r.broken()
+
+		// Until then it is quiet, though the ring is sound.
+		good := r.request(sector)
+		require.NoError(t, r.q.Submit(good))
+		require.NoError(t, r.q.Kick())
+		require.NoError(t, r.q.Notify())
+		time.Sleep(20 * time.Millisecond)
+		require.Zero(t, r.q.UsedIndex())
 		r.revive()
 	}
 }

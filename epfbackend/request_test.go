@@ -167,6 +167,22 @@ func TestRangesThatAreWrong(t *testing.T) {
 	r.must(virtioblk.TypeWriteZeroes, 0, ranges(many[:16]...))
 }
 
+// A range is bounded, however large the disk is.
+func TestLongRanges(t *testing.T) {
+	const limit = 1 << 30 / sector
+	r := newRig(t, setup{path: newFile(t, 3<<30)})
+	c, err := r.dev.Config()
+	require.NoError(t, err)
+	require.LessOrEqual(t, c.Discard.MaxSectors, uint32(limit))
+	require.LessOrEqual(t, c.WriteZeroes.MaxSectors, uint32(limit))
+	for _, kind := range []virtioblk.RequestType{virtioblk.TypeDiscard, virtioblk.TypeWriteZeroes} {
+		r.fails(virtioblk.StatusIOErr, kind, 0, ranges(virtioblk.Range{NumSectors: limit + 8}))
+		r.fails(virtioblk.StatusIOErr, kind, 0, ranges(virtioblk.Range{NumSectors: 1<<32 - 8}))
+	}
+	r.must(virtioblk.TypeDiscard, 0, ranges(
+		virtioblk.Range{NumSectors: c.Discard.MaxSectors}, virtioblk.Range{Sector: limit, NumSectors: c.Discard.MaxSectors}))
+}
+
 func TestReadOnly(t *testing.T) {
 	path := newFile(t, diskSize)
 	r := newRig(t, setup{path: path, open: disk.Options{ReadOnly: true}})

@@ -28,7 +28,7 @@ var everything = virtio.Features{^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)}
 const (
 	sector   = virtioblk.SectorSize
 	diskSize = 8 << 20
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 )
 
 // setup says what a rig is made of. The zero value is a file, served to a driver

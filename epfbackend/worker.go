@@ -144,9 +144,7 @@ func (w *worker) step() bool {
 	case want == stopped:
 		return false
 	case want == paused && w.quiet():
-		w.gate.reach(paused)
-		w.gate.park(paused)
-		w.resume()
+		w.pause()
 		return true
 	}
 	done, _, err := w.engine.Wait(!w.more)
@@ -170,10 +168,15 @@ func (w *worker) step() bool {
 // take long, and can go on during a pause.
 func (w *worker) quiet() bool { return w.lent == 0 && len(w.done) == 0 }
 
-// resume goes on after a pause, in which host memory may have changed. It
-// returns when the worker is running, or is not wanted to be.
-func (w *worker) resume() {
-	for w.gate.wanted() == running {
+// pause stays until running is wanted and the ring is on the map of host memory,
+// which may have changed, or until a stop is wanted.
+func (w *worker) pause() {
+	w.gate.reach(paused)
+	for {
+		w.gate.park(paused)
+		if w.gate.wanted() == stopped {
+			return
+		}
 		asked := w.gate.asked()
 		if err := w.ring.Resolve(); err != nil && !w.broken {
 			w.log.Debug("ring memory is not there", "err", err)

@@ -12,7 +12,7 @@ import (
 )
 
 // patience bounds every wait for the device.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 var (
 	// ErrTimeout reports that the device did not do what it must in time.
