@@ -55,6 +55,15 @@ func (a *area) load16(off int) (uint16, error) {
 	return binary.LittleEndian.Uint16(b), err
 }
 
+func (a *area) load32(off int) (uint32, error) {
+	if a.lent() {
+		return a.window.Load32(off), nil
+	}
+	b := a.word[:4]
+	err := a.read(b, off)
+	return binary.LittleEndian.Uint32(b), err
+}
+
 func (a *area) store16(off int, v uint16) error {
 	if a.lent() {
 		a.window.Store16(off, v)

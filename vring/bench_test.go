@@ -19,9 +19,9 @@ type exchange struct {
 	chains             []vring.Chain
 }
 
-func newExchange(t testing.TB, size, batch int, indirect, transfers bool) *exchange {
+func newExchange(t testing.TB, size, batch int, packed, indirect, transfers bool) *exchange {
 	return &exchange{
-		rig:      newRig(t, vringtest.Config{Size: size, EventIdx: true, Indirect: 4}, transfers),
+		rig:      newRig(t, vringtest.Config{Packed: packed, Size: size, EventIdx: true, Indirect: 4}, transfers),
 		indirect: indirect,
 		readable: segs(seg(0x1000, 16)),
 		writable: segs(seg(0x2000, 4096), seg(0x3000, 1)),
@@ -84,9 +84,9 @@ func (x *exchange) once() error {
 
 // In a steady state neither side allocates.
 func TestNoAllocations(t *testing.T) {
-	bothWays(t, func(t *testing.T, transfers bool) {
+	eachWay(t, func(t *testing.T, packed, transfers bool) {
 		for _, indirect := range []bool{false, true} {
-			x := newExchange(t, 64, 16, indirect, transfers)
+			x := newExchange(t, 64, 16, packed, indirect, transfers)
 			require.NoError(t, x.once())
 			require.Zero(t, testing.AllocsPerRun(100, func() {
 				if err := x.once(); err != nil {
@@ -98,18 +98,21 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func benchmarkExchange(b *testing.B, batch int, part func(x *exchange, b *testing.B) error) {
-	for _, transfers := range []bool{false, true} {
-		for _, indirect := range []bool{false, true} {
-			b.Run(fmt.Sprintf("batch=%d/transfers=%v/indirect=%v", batch, transfers, indirect), func(b *testing.B) {
-				x := newExchange(b, 256, batch, indirect, transfers)
-				b.ReportAllocs()
-				for n := 0; n < b.N; n += batch {
-					if err := part(x, b); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
+	for bits := range 8 {
+		packed, transfers, indirect := bits&4 != 0, bits&2 != 0, bits&1 != 0
+		format := "split"
+		if packed {
+			format = "packed"
 		}
+		b.Run(fmt.Sprintf("%s/batch=%d/transfers=%v/indirect=%v", format, batch, transfers, indirect), func(b *testing.B) {
+			x := newExchange(b, 256, batch, packed, indirect, transfers)
+			b.ReportAllocs()
+			for n := 0; n < b.N; n += batch {
+				if err := part(x, b); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

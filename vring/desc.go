@@ -80,7 +80,7 @@ func (c *Chain) finish() error {
 }
 
 // readAhead is how many descriptors one transfer brings from a table that cannot
-// be lent.
+// be lent; in a packed ring, how many beyond those that are known to be there.
 const readAhead = 32
 
 // table is the descriptor table. Where it cannot be lent, descriptors are read

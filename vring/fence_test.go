@@ -29,16 +29,13 @@ type side struct {
 
 const duelQueues = 1000
 
-func newDuel(t *testing.T, event bool) *duel {
+func newDuel(t *testing.T, packed, event bool) *duel {
 	d := &duel{device: side{said: make([]bool, duelQueues)}, driver: side{said: make([]bool, duelQueues)}}
 	mem := newMemory(t, vringtest.Range{Base: 0x10000, Size: 1 << 20})
 	for range duelQueues {
-		drv, err := vringtest.NewDriver(mem, vringtest.Config{Size: 1, EventIdx: event})
-		require.NoError(t, err)
-		q, err := vring.NewSplit(mem, drv.Queue())
-		require.NoError(t, err)
 		d.queues = append(d.queues, &exchange{
-			rig: &rig{mem, drv, q}, readable: segs(seg(0x1000, 16)), chains: make([]vring.Chain, 1),
+			rig:      rigIn(t, mem, vringtest.Config{Packed: packed, Size: 1, EventIdx: event}),
+			readable: segs(seg(0x1000, 16)), chains: make([]vring.Chain, 1),
 		})
 	}
 	return d
@@ -77,6 +74,14 @@ func (d *duel) walk(me, other *side, act func(*exchange) bool) {
 	}
 }
 
+func eachDuel(t *testing.T, f func(t *testing.T, d *duel)) {
+	eachFormat(t, func(t *testing.T, packed bool) {
+		for _, event := range []bool{false, true} {
+			f(t, newDuel(t, packed, event))
+		}
+	})
+}
+
 func must(err error) {
 	if err != nil {
 		panic(err)
@@ -86,8 +91,8 @@ func must(err error) {
 // The driver adds a chain while the device is going to sleep. Without a fence
 // between store and load on either side, both can miss the other.
 func TestKickMeetsEnableNotifications(t *testing.T) {
-	for _, event := range []bool{false, true} {
-		newDuel(t, event).fight(func(x *exchange) {
+	eachDuel(t, func(t *testing.T, d *duel) {
+		d.fight(func(x *exchange) {
 			must(x.q.DisableNotifications())
 			_, err := x.drv.Add(x.readable, nil)
 			must(err)
@@ -107,13 +112,13 @@ func TestKickMeetsEnableNotifications(t *testing.T) {
 			must(err)
 			must(x.collectAll())
 		})
-	}
+	})
 }
 
 // The device publishes a used chain while the driver is going to sleep.
 func TestPublishMeetsEnableInterrupts(t *testing.T) {
-	for _, event := range []bool{false, true} {
-		newDuel(t, event).fight(func(x *exchange) {
+	eachDuel(t, func(t *testing.T, d *duel) {
+		d.fight(func(x *exchange) {
 			x.drv.DisableInterrupts()
 			must(x.offer())
 			must(x.fetch())
@@ -132,5 +137,5 @@ func TestPublishMeetsEnableInterrupts(t *testing.T) {
 			must(err)
 			require.True(t, ok)
 		})
-	}
+	})
 }

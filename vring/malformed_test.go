@@ -15,9 +15,9 @@ const (
 	indirect = vringtest.FlagIndirect
 )
 
-// Each case is a ring of 8 descriptors, chain 0 good and in flight, whose driver
+// Each case is a split ring of 8 descriptors, chain 0 good and in flight, whose driver
 // then does something wrong with chain 1. Tables hold 8 descriptors.
-var malformed = []struct {
+var malformedSplit = []struct {
 	name  string
 	do    func(d *vringtest.Driver)
 	want  error
@@ -113,31 +113,35 @@ var malformed = []struct {
 	}, vring.ErrLength, true},
 }
 
-func TestMalformed(t *testing.T) {
-	for _, c := range malformed {
+func TestMalformedSplit(t *testing.T) {
+	for _, c := range malformedSplit {
 		t.Run(c.name, func(t *testing.T) {
-			bothWays(t, func(t *testing.T, transfers bool) {
-				r := newRig(t, vringtest.Config{Size: 8, Indirect: 8}, transfers)
-				var first, second vring.Chain
-				require.Equal(t, uint16(0), r.add(t, segs(seg(0x1000, 16)), nil))
-				r.drv.Kick()
-				r.next(t, &first)
-				require.Equal(t, uint16(1), r.add(t, segs(seg(0x1000, 16)), nil))
-				r.drv.Kick()
-				c.do(r.drv)
-
-				ok, err := r.q.Next(&second)
-				require.ErrorIs(t, err, c.want)
-				require.True(t, vring.IsMalformed(err))
-				require.Equal(t, c.going, ok)
-				if c.going {
-					r.finishesBoth(t, &first, &second)
-				} else {
-					r.hasStopped(t, &first, &second, err)
-				}
-			})
+			testMalformed(t, false, func(r *rig) { c.do(r.split()) }, c.want, c.going)
 		})
 	}
+}
+
+func testMalformed(t *testing.T, packed bool, do func(r *rig), want error, going bool) {
+	bothWays(t, func(t *testing.T, transfers bool) {
+		r := newRig(t, vringtest.Config{Packed: packed, Size: 8, Indirect: 8}, transfers)
+		var first, second vring.Chain
+		require.Equal(t, uint16(0), r.add(t, segs(seg(0x1000, 16)), nil))
+		r.drv.Kick()
+		r.next(t, &first)
+		require.Equal(t, uint16(1), r.add(t, segs(seg(0x1000, 16)), nil))
+		r.drv.Kick()
+		do(r)
+
+		ok, err := r.q.Next(&second)
+		require.ErrorIs(t, err, want)
+		require.True(t, vring.IsMalformed(err))
+		require.Equal(t, going, ok)
+		if going {
+			r.finishesBoth(t, &first, &second)
+		} else {
+			r.hasStopped(t, &first, &second, err)
+		}
+	})
 }
 
 func (r *rig) finishesBoth(t *testing.T, first, second *vring.Chain) {
@@ -168,37 +172,47 @@ func (r *rig) hasStopped(t *testing.T, first, second *vring.Chain, why error) {
 	r.q.Push(first, 0)
 	_, err = r.q.Publish()
 	require.NoError(t, err, "what was in flight can be finished")
-	require.Equal(t, uint16(1), r.drv.UsedIndex())
+	require.Equal(t, uint16(0), r.collect(t).Head)
+	_, ok, err = r.drv.Collect()
+	require.NoError(t, err)
+	require.False(t, ok)
 }
 
 func TestIndirectWithoutTheFeature(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 8}, false)
-	r.add(t, segs(seg(0x1000, 16)), nil)
-	r.drv.SetDesc(0, 0x10000, 16, indirect, 0)
-	r.drv.Kick()
-	ok, err := r.q.Next(new(vring.Chain))
-	require.False(t, ok)
-	require.ErrorIs(t, err, vring.ErrIndirect)
+	eachFormat(t, func(t *testing.T, packed bool) {
+		r := newRig(t, vringtest.Config{Packed: packed, Size: 8, Indirect: 8}, false)
+		_, err := r.drv.AddIndirect(segs(seg(0x1000, 16)), nil)
+		require.NoError(t, err)
+		r.drv.Kick()
+		cfg := r.drv.Queue()
+		cfg.Indirect = false
+		q, err := newQueue(r.mem, packed, cfg)
+		require.NoError(t, err)
+		ok, err := q.Next(new(vring.Chain))
+		require.False(t, ok)
+		require.ErrorIs(t, err, vring.ErrIndirect)
+	})
 }
 
 // A driver that makes chains available again which are still in flight would
 // have the device hold more chains than the queue has descriptors.
-func TestNeverMoreInFlightThanSize(t *testing.T) {
+func TestSplitNeverHoldsMoreThanSize(t *testing.T) {
 	bothWays(t, func(t *testing.T, transfers bool) {
 		r := newRig(t, vringtest.Config{Size: 4, Start: 0xfffe}, transfers)
+		d := r.split()
 		for i := range uint16(4) {
-			r.drv.SetDesc(i, 0x1000, 1, 0, 0)
-			r.drv.SetAvail(i, i)
+			d.SetDesc(i, 0x1000, 1, 0, 0)
+			d.SetAvail(i, i)
 		}
-		r.drv.SetAvailIndex(1)
+		d.SetAvailIndex(1)
 		var c vring.Chain
 		for range 3 {
 			r.next(t, &c)
 		}
 		r.q.Push(&c, 0) // not published: the driver cannot know
-		r.drv.SetAvailIndex(2)
+		d.SetAvailIndex(2)
 		r.next(t, &c)
-		r.drv.SetAvailIndex(3)
+		d.SetAvailIndex(3)
 		_, err := r.q.Next(&c)
 		require.ErrorIs(t, err, vring.ErrAvailIndex)
 		require.Equal(t, 3, r.q.InFlight())

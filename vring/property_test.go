@@ -15,6 +15,20 @@ import (
 type buffer struct {
 	head               uint16
 	readable, writable []vring.Segment
+	steps              int // what positions count: chains; descriptors in a packed ring
+}
+
+// A chain as the device holds it, and gives it back.
+type held struct {
+	chain *vring.Chain
+	steps int
+}
+
+// wish is what one side told the other about notifications: all, none, or the
+// one for a position.
+type wish struct {
+	all, one bool
+	position int
 }
 
 // model is a virtqueue without a ring: lists, and positions that do not wrap.
@@ -25,54 +39,86 @@ type model struct {
 	cfg vringtest.Config
 
 	added, available []buffer // by the driver, and of those what the device may see
-	inFlight         []*vring.Chain
+	inFlight         []held
 	pushed, used     []vringtest.Used
+	usedSteps        []int // of pushed and used ones, by order
 
-	addedAt, kickedAt, nextAt      int // positions of chains, from Config.Start on
+	start, wrap                    int // wrap: positions look the same after so many
+	addedAt, kickedAt, nextAt      int
 	pushedAt, publishedAt, collect int
-	wantKick, wantIRQ              bool // without EVENT_IDX
-	kickEvent, irqEvent            int  // with it
+	wantKick, wantIRQ              wish
 }
 
 // TestAgainstModel plays driver and device in random turns, and compares each
 // answer with that of the model.
 func TestAgainstModel(t *testing.T) {
-	for size := 1; size <= 256; size *= 2 {
+	for _, size := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256} {
 		for bits := range 16 {
-			cfg := vringtest.Config{Size: size, EventIdx: bits&1 != 0, Start: 0xfff0, Skew: bits&4 != 0}
-			if bits&2 != 0 {
-				cfg.Indirect = 5
-			}
+			start := uint16(0xfff0)
 			if bits&8 != 0 {
-				cfg.Start = uint16(0x10000 - 3*size)
+				start = uint16(0x10000 - 3*size)
 			}
-			for _, transfers := range []bool{false, true} {
-				name := fmt.Sprintf("size %d/event %v/indirect %v/skew %v/start %#x/transfers %v",
-					size, cfg.EventIdx, cfg.Indirect > 0, cfg.Skew, cfg.Start, transfers)
-				t.Run(name, func(t *testing.T) { runModel(t, cfg, transfers, uint64(size*100+bits)) })
-			}
+			modelBothWays(t, size, bits, vringtest.Config{Start: start})
 		}
 	}
 }
 
-func runModel(t *testing.T, cfg vringtest.Config, transfers bool, seed uint64) {
-	at := int(cfg.Start)
-	m := &model{
-		rig: newRig(t, cfg, transfers), t: t, cfg: cfg, rnd: rand.New(rand.NewPCG(seed, 1)),
-		addedAt: at, kickedAt: at, nextAt: at, pushedAt: at, publishedAt: at, collect: at,
-		wantKick: true, wantIRQ: true, kickEvent: at, irqEvent: at,
+// TestPackedAgainstModel is the same with packed virtqueues. Their size is any.
+func TestPackedAgainstModel(t *testing.T) {
+	for _, size := range []int{1, 2, 3, 5, 8, 17, 64, 100, 255, 256} {
+		for bits := range 16 {
+			start := uint16(0)
+			if bits&8 != 0 {
+				start = nearWrap(true, size, 1+size/3)
+			}
+			modelBothWays(t, size, bits, vringtest.Config{Packed: true, Start: start, FirstID: 0xfff8})
+		}
 	}
+}
+
+func modelBothWays(t *testing.T, size, bits int, cfg vringtest.Config) {
+	cfg.Size, cfg.EventIdx, cfg.Skew = size, bits&1 != 0, bits&4 != 0
+	if bits&2 != 0 {
+		cfg.Indirect = 5
+	}
+	for _, transfers := range []bool{false, true} {
+		name := fmt.Sprintf("size %d/event %v/indirect %v/skew %v/start %#x/transfers %v",
+			size, cfg.EventIdx, cfg.Indirect > 0, cfg.Skew, cfg.Start, transfers)
+		t.Run(name, func(t *testing.T) { runModel(t, cfg, transfers, uint64(size*100+bits)) })
+	}
+}
+
+func newModel(t *testing.T, cfg vringtest.Config, transfers bool, seed uint64) *model {
+	at, wrap := int(cfg.Start), 1<<16
+	first := wish{all: !cfg.EventIdx, one: cfg.EventIdx, position: at}
+	if cfg.Packed {
+		at, wrap = int(cfg.Start&0x7fff)+int(cfg.Start>>15)*cfg.Size, 2*cfg.Size
+		first = wish{all: true}
+	}
+	return &model{
+		rig: newRig(t, cfg, transfers), t: t, cfg: cfg, rnd: rand.New(rand.NewPCG(seed, 1)),
+		start: at, wrap: wrap, addedAt: at, kickedAt: at, nextAt: at, pushedAt: at, publishedAt: at, collect: at,
+		wantKick: first, wantIRQ: first,
+	}
+}
+
+func runModel(t *testing.T, cfg vringtest.Config, transfers bool, seed uint64) {
+	m := newModel(t, cfg, transfers, seed)
 	steps := []func(){
 		m.add, m.add, m.add, m.kick, m.next, m.next, m.next, m.push, m.push, m.publish, m.collectAll,
 		m.enableNotifications, m.disableNotifications, m.enableInterrupts, m.disableInterrupts, m.resolve,
 	}
+	end := 0x10000 // where split indices wrap
+	if cfg.Packed {
+		end = m.start + 5*cfg.Size
+	}
 	const enough, tooMuch = 2000, 100000
-	for n := 0; n < enough || m.collect <= 0x10000 && n < tooMuch; n++ {
+	for n := 0; n < enough || m.collect <= end && n < tooMuch; n++ {
 		steps[m.rnd.IntN(len(steps))]()
 		require.Equal(t, len(m.inFlight), m.q.InFlight())
 	}
 	m.drain()
-	require.Greater(t, m.collect, 0x10000, "the indices wrapped")
+	require.Greater(t, m.collect, end, "the positions wrapped")
 }
 
 // drain finishes everything and finds both sides empty.
@@ -109,6 +155,9 @@ func (m *model) add() {
 	if m.cfg.Indirect > 0 {
 		direct = min(m.rnd.IntN(total+1), free-1)
 	}
+	if m.cfg.Packed && direct < total {
+		direct = min(direct, 0)
+	}
 	if direct < 0 || direct > free && m.rnd.IntN(8) != 0 {
 		return // mostly, or small queues would see nothing else
 	}
@@ -118,28 +167,27 @@ func (m *model) add() {
 		require.Equal(m.t, free, m.drv.Free())
 		return
 	}
-	b.head = head
+	b.head, b.steps = head, 1
+	if m.cfg.Packed {
+		b.steps = free - m.drv.Free()
+		require.Equal(m.t, max(direct, 1), b.steps)
+	}
 	m.added = append(m.added, b)
-	m.addedAt++
+	m.addedAt += b.steps
 }
 
 func (m *model) kick() {
-	want := m.addedAt > m.kickedAt
-	if m.cfg.EventIdx {
-		want = holds(m.kickedAt, m.addedAt, m.kickEvent)
-	} else {
-		want = want && m.wantKick
-	}
+	want := m.wanted(m.wantKick, m.kickedAt, m.addedAt)
 	require.Equal(m.t, want, m.drv.Kick(), "notification")
 	m.available = append(m.available, m.added...)
 	m.added, m.kickedAt = nil, m.addedAt
 }
 
-// holds says whether position event, or one that looks the same in 16 bits, is
-// among from to to-1.
-func holds(from, to, event int) bool {
+// wanted says whether w asks for a notification when positions from to to-1 are
+// passed: whether one of them, or one that looks the same, is the one wished for.
+func (m *model) wanted(w wish, from, to int) bool {
 	for at := from; at < to; at++ {
-		if uint16(at) == uint16(event) {
+		if w.all || w.one && (at-w.position)%m.wrap == 0 {
 			return true
 		}
 	}
@@ -156,11 +204,11 @@ func (m *model) next() {
 	}
 	want := m.available[0]
 	m.available = m.available[1:]
-	m.nextAt++
+	m.nextAt += want.steps
 	require.Equal(m.t, want.head, c.Head)
 	requireSegments(m.t, want.readable, c.Readable, c.ReadableLen)
 	requireSegments(m.t, want.writable, c.Writable, c.WritableLen)
-	m.inFlight = append(m.inFlight, c)
+	m.inFlight = append(m.inFlight, held{c, want.steps})
 }
 
 func requireSegments(t *testing.T, want, got []vring.Segment, n uint64) {
@@ -178,21 +226,17 @@ func (m *model) push() {
 		return
 	}
 	i := m.rnd.IntN(len(m.inFlight))
-	c := m.inFlight[i]
+	c, steps := m.inFlight[i].chain, m.inFlight[i].steps
 	m.inFlight = append(m.inFlight[:i], m.inFlight[i+1:]...)
-	u := vringtest.Used{Head: c.Head, Written: m.rnd.Uint32()}
+	u := vringtest.Used{Head: c.Head, Written: m.rnd.Uint32() >> m.rnd.IntN(64)}
 	m.q.Push(c, u.Written)
 	m.pushed = append(m.pushed, u)
-	m.pushedAt++
+	m.usedSteps = append(m.usedSteps, steps)
+	m.pushedAt += steps
 }
 
 func (m *model) publish() {
-	want := m.pushedAt > m.publishedAt
-	if m.cfg.EventIdx {
-		want = holds(m.publishedAt, m.pushedAt, m.irqEvent)
-	} else {
-		want = want && m.wantIRQ
-	}
+	want := m.wanted(m.wantIRQ, m.publishedAt, m.pushedAt)
 	interrupt, err := m.q.Publish()
 	require.NoError(m.t, err)
 	require.Equal(m.t, want, interrupt, "interrupt")
@@ -203,7 +247,8 @@ func (m *model) publish() {
 func (m *model) collectAll() {
 	for _, want := range m.used {
 		require.Equal(m.t, want, m.rig.collect(m.t))
-		m.collect++
+		m.collect += m.usedSteps[0]
+		m.usedSteps = m.usedSteps[1:]
 	}
 	m.used = nil
 	_, ok, err := m.drv.Collect()
@@ -215,22 +260,26 @@ func (m *model) enableNotifications() {
 	more, err := m.q.EnableNotifications()
 	require.NoError(m.t, err)
 	require.Equal(m.t, len(m.available) > 0, more)
-	m.wantKick, m.kickEvent = true, m.nextAt
+	m.wantKick = wish{all: !m.cfg.EventIdx, one: m.cfg.EventIdx, position: m.nextAt}
 }
 
 func (m *model) disableNotifications() {
 	require.NoError(m.t, m.q.DisableNotifications())
-	m.wantKick = false
+	if !m.wantKick.one { // the position stays behind
+		m.wantKick = wish{}
+	}
 }
 
 func (m *model) enableInterrupts() {
 	require.Equal(m.t, len(m.used) > 0, m.drv.EnableInterrupts())
-	m.wantIRQ, m.irqEvent = true, m.collect
+	m.wantIRQ = wish{all: !m.cfg.EventIdx, one: m.cfg.EventIdx, position: m.collect}
 }
 
 func (m *model) disableInterrupts() {
 	m.drv.DisableInterrupts()
-	m.wantIRQ = false
+	if m.cfg.Packed || !m.cfg.EventIdx {
+		m.wantIRQ = wish{}
+	}
 }
 
 // resolve changes the kind of memory under the live queue now and then.

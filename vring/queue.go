@@ -42,7 +42,8 @@ type Segment struct {
 // storage grows to the longest chain met and is reused by Next, so a Chain
 // belongs to whoever called Next until it is pushed.
 type Chain struct {
-	// Head identifies the chain to the driver.
+	// Head identifies the chain to the driver: the number of its first descriptor
+	// in a split virtqueue; in a packed one the buffer ID, which can be any number.
 	Head uint16
 	// Readable and Writable are the parts of the buffer that the device may read
 	// and write, in order.
@@ -53,6 +54,7 @@ type Chain struct {
 	segments []Segment // Readable, then Writable
 	readable int       // how many of them are readable
 	count    int       // descriptors met, empty ones included
+	slots    int       // descriptors of a packed ring that it takes, until it is pushed
 }
 
 // Grow makes room for n segments, so that Next need not allocate for chains up
@@ -93,7 +95,7 @@ type Queue interface {
 	// bytes the device wrote, from the start of the writable part. The driver
 	// does not see the batch before Publish. c can be reused at once.
 	//
-	// To push more chains than were in flight is a bug of the caller and panics.
+	// To push more than was in flight is a bug of the caller and panics.
 	Push(c *Chain, written uint32)
 
 	// Publish makes the batch visible to the driver, and reports whether the
@@ -120,16 +122,19 @@ type Queue interface {
 	InFlight() int
 }
 
-// MaxSize is the largest size of a queue (§2.7).
+// MaxSize is the largest size of a queue (§2.7, §2.8).
 const MaxSize = 32768
 
 // Config says where a queue is and what was negotiated for it.
 type Config struct {
-	// Size is the number of descriptors, a power of two from 1 to MaxSize.
+	// Size is the number of descriptors, from 1 to MaxSize; in a split virtqueue a
+	// power of two.
 	Size int
 	// Desc, Driver and Device are the bus addresses of the three areas (§2.6).
 	// In a split virtqueue they are the descriptor table, the available ring and
-	// the used ring, aligned to 16, 2 and 4 bytes.
+	// the used ring, aligned to 16, 2 and 4 bytes; in a packed one the descriptor
+	// ring, the driver and the device event suppression structure, aligned to 16,
+	// 4 and 4 bytes.
 	Desc, Driver, Device uint64
 	// EventIdx and Indirect say that these features were negotiated.
 	EventIdx, Indirect bool
@@ -137,7 +142,8 @@ type Config struct {
 	// included; Size if not positive. (A driver should stay below Size even with indirect
 	// descriptors, but Linux takes the limits of the device instead.)
 	MaxChain int
-	// Start is the ring's position: the available and used index of the first
-	// chain. It is 0 after a reset.
+	// Start is the ring's position, 0 after a reset. In a split virtqueue it is the
+	// available and used index of the first chain. In a packed one bits 0 to 14
+	// are the first descriptor, and bit 15 is set where the wrap counters are 0.
 	Start uint16
 }

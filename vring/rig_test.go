@@ -13,9 +13,15 @@ import (
 // rig is both sides of one virtqueue.
 type rig struct {
 	mem *vringtest.Memory
-	drv *vringtest.Driver
-	q   *vring.Split
+	drv vringtest.Virtqueue
+	q   vring.Queue
 }
+
+// split returns the driver of a split virtqueue, to write into the ring at will.
+func (r *rig) split() *vringtest.Driver { return r.drv.(*vringtest.Driver) }
+
+// packed is split for a packed virtqueue.
+func (r *rig) packed() *vringtest.PackedDriver { return r.drv.(*vringtest.PackedDriver) }
 
 func newMemory(t testing.TB, ranges ...vringtest.Range) *vringtest.Memory {
 	t.Helper()
@@ -30,17 +36,51 @@ func newRig(t testing.TB, cfg vringtest.Config, transfers bool) *rig {
 	size := 1<<16 + cfg.Size*(64+16*cfg.Indirect)
 	mem := newMemory(t, vringtest.Range{Base: 0x10000, Size: (size + 4095) &^ 4095})
 	mem.TransfersOnly(transfers)
-	drv, err := vringtest.NewDriver(mem, cfg)
+	return rigIn(t, mem, cfg)
+}
+
+// rigIn is newRig in memory that is there.
+func rigIn(t testing.TB, mem *vringtest.Memory, cfg vringtest.Config) *rig {
+	t.Helper()
+	drv, err := vringtest.New(mem, cfg)
 	require.NoError(t, err)
-	q, err := vring.NewSplit(mem, drv.Queue())
+	q, err := newQueue(mem, cfg.Packed, drv.Queue())
 	require.NoError(t, err)
 	return &rig{mem, drv, q}
+}
+
+func newQueue(mem vring.Memory, packed bool, cfg vring.Config) (vring.Queue, error) {
+	if packed {
+		return vring.NewPacked(mem, cfg)
+	}
+	return vring.NewSplit(mem, cfg)
 }
 
 // bothWays runs a test on lent memory and on memory reached by transfers.
 func bothWays(t *testing.T, f func(t *testing.T, transfers bool)) {
 	t.Run("lent", func(t *testing.T) { f(t, false) })
 	t.Run("transfers", func(t *testing.T) { f(t, true) })
+}
+
+// eachFormat runs a test on split and on packed virtqueues.
+func eachFormat(t *testing.T, f func(t *testing.T, packed bool)) {
+	t.Run("split", func(t *testing.T) { f(t, false) })
+	t.Run("packed", func(t *testing.T) { f(t, true) })
+}
+
+// eachWay is eachFormat and bothWays.
+func eachWay(t *testing.T, f func(t *testing.T, packed, transfers bool)) {
+	eachFormat(t, func(t *testing.T, packed bool) {
+		bothWays(t, func(t *testing.T, transfers bool) { f(t, packed, transfers) })
+	})
+}
+
+// nearWrap is a start n chains before the positions of both layouts wrap.
+func nearWrap(packed bool, size, n int) uint16 {
+	if packed {
+		return 1<<15 | uint16(size-n)
+	}
+	return uint16(0x10000 - n)
 }
 
 func seg(addr uint64, n uint32) vring.Segment { return vring.Segment{Addr: addr, Len: n} }

@@ -37,21 +37,20 @@ const (
 // The device owns the used ring and never reads it: the batch is kept here, is
 // written when it is published, and so survives host memory that comes and goes.
 type Split struct {
-	cfg   Config
-	desc  table
-	avail area
-	used  area
+	cfg    Config
+	desc   table
+	avail  area
+	used   area
+	tables tables
 
 	nextIndex, availIndex       uint16
 	pushedIndex, publishedIndex uint16
 
 	heads      []byte // entries of the available ring, copied once each
 	batch      []byte // entries of the used ring
-	indirect   []byte // an indirect table that cannot be lent
 	suppressed bool   // the driver was told not to notify, by flag
 	undecided  bool   // published, but what the driver wants could not be read
-	broken     error  // the driver's fault; final
-	unresolved error  // of the last Resolve
+	health
 }
 
 var _ Queue = (*Split)(nil)
@@ -84,6 +83,7 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 			mem: mem, name: "used ring", addr: cfg.Device,
 			len: usedRing + n*usedEntrySize + event, align: 4, access: Write,
 		},
+		tables:    tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain},
 		nextIndex: cfg.Start, availIndex: cfg.Start,
 		pushedIndex: cfg.Start, publishedIndex: cfg.Start,
 		heads: make([]byte, n*availEntrySize),
@@ -102,14 +102,7 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 
 // Resolve implements Queue.
 func (q *Split) Resolve() error {
-	q.unresolved = nil
-	for _, resolve := range []func() error{q.desc.resolve, q.avail.resolve, q.used.resolve} {
-		if err := resolve(); err != nil {
-			q.unresolved = err
-			break
-		}
-	}
-	return q.unresolved
+	return q.resolve(q.desc.resolve, q.avail.resolve, q.used.resolve)
 }
 
 // InFlight implements Queue.
@@ -202,12 +195,9 @@ func (q *Split) walk(c *Chain) error {
 // starts with the table's first descriptor. Whether d itself is writable does
 // not matter (§2.7.5.3.2).
 func (q *Split) walkIndirect(c *Chain, d desc) error {
-	if err := q.checkIndirect(d); err != nil {
-		return err
-	}
-	b, err := q.indirectTable(d.addr, int(d.len))
+	b, err := q.tables.get(d)
 	if err != nil {
-		return fmt.Errorf("indirect table of %d bytes at %#x: %w", d.len, d.addr, err)
+		return err
 	}
 	size := len(b) / descSize
 	for i, n := 0, 1; ; n++ {
@@ -228,54 +218,4 @@ func (q *Split) walkIndirect(c *Chain, d desc) error {
 			return fmt.Errorf("indirect table: %w: %d of %d", ErrNext, i, size)
 		}
 	}
-}
-
-func (q *Split) checkIndirect(d desc) error {
-	switch {
-	case !q.cfg.Indirect:
-		return ErrIndirect
-	case d.flags&flagNext != 0:
-		return ErrIndirectNext
-	case d.len == 0 || d.len%descSize != 0:
-		return fmt.Errorf("%w: %d", ErrIndirectLength, d.len)
-	case int64(d.len/descSize) > int64(q.cfg.MaxChain):
-		return fmt.Errorf("%w: %d descriptors", ErrIndirectTooLong, d.len/descSize)
-	case d.addr+uint64(d.len) < d.addr:
-		return ErrAddress
-	}
-	return nil
-}
-
-// indirectTable returns the n bytes of a table, in place or copied. They are
-// valid until the next call.
-func (q *Split) indirectTable(addr uint64, n int) ([]byte, error) {
-	mem := q.desc.mem
-	b, err := mem.Lend(addr, n, Read)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) >= n {
-		return b[:n], nil
-	}
-	if q.indirect == nil {
-		q.indirect = make([]byte, q.cfg.MaxChain*descSize)
-	}
-	b = q.indirect[:n]
-	return b, mem.ReadAt(b, addr)
-}
-
-// unable returns why the ring cannot be read, if so.
-func (q *Split) unable() error {
-	if q.broken != nil {
-		return q.broken
-	}
-	return q.unresolved
-}
-
-// fail stops the queue if err is the driver's fault.
-func (q *Split) fail(err error) error {
-	if IsMalformed(err) {
-		q.broken = err
-	}
-	return err
 }

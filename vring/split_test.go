@@ -12,7 +12,7 @@ import (
 // Bytes written down by hand from the structures in the specification, in
 // several places: the second has the weakest alignment, in the third each area
 // crosses from one region into the next and so cannot be lent whole.
-func TestLayout(t *testing.T) {
+func TestSplitLayout(t *testing.T) {
 	for name, at := range map[string]struct{ desc, avail, used uint64 }{
 		"aligned":           {0x1000, 0x1100, 0x1200},
 		"weakly aligned":    {0x1010, 0x1102, 0x1204},
@@ -107,63 +107,9 @@ func TestNewSplitRefuses(t *testing.T) {
 	require.NoError(t, err, "what the device only reads may lie in read-only memory")
 }
 
-// The largest queue, filled and emptied in one batch, around the wrap.
-func TestLargestQueue(t *testing.T) {
-	bothWays(t, func(t *testing.T, transfers bool) {
-		const size = vring.MaxSize
-		r := newRig(t, vringtest.Config{Size: size, EventIdx: true, Start: 0xfff0}, transfers)
-		data := segs(seg(0x1000, 1))
-		var heads []uint16
-		for range size {
-			heads = append(heads, r.add(t, data, nil))
-		}
-		require.True(t, r.drv.Kick())
-		var c vring.Chain
-		for _, head := range heads {
-			r.next(t, &c)
-			require.Equal(t, head, c.Head)
-		}
-		ok, err := r.q.Next(&c)
-		require.NoError(t, err)
-		require.False(t, ok)
-		require.Equal(t, size, r.q.InFlight())
-		for _, head := range heads {
-			c.Head = head
-			r.q.Push(&c, uint32(head)+1)
-		}
-		interrupt, err := r.q.Publish()
-		require.NoError(t, err)
-		require.True(t, interrupt)
-		for _, head := range heads {
-			require.Equal(t, vringtest.Used{Head: head, Written: uint32(head) + 1}, r.collect(t))
-		}
-	})
-}
-
-func TestZeroLengthPartsAreLeftOut(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 8}, false)
-	r.add(t, segs(seg(0x1000, 0), seg(0x1000, 8), seg(1<<64-1, 0)), segs(seg(0, 0), seg(0x2000, 1)))
-	r.drv.Kick()
-	var c vring.Chain
-	r.next(t, &c)
-	require.Equal(t, segs(seg(0x1000, 8)), c.Readable)
-	require.Equal(t, segs(seg(0x2000, 1)), c.Writable)
-}
-
-// The last byte but one of the address space is the last that a buffer may have;
-// an end that wraps to 0 would fool whoever compares ends.
-func TestBufferAtTheEndOfTheAddressSpace(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 8}, false)
-	r.add(t, segs(seg(1<<64-9, 8)), nil)
-	r.drv.Kick()
-	var c vring.Chain
-	r.next(t, &c)
-	require.Equal(t, segs(seg(1<<64-9, 8)), c.Readable)
-}
-
 // Direct descriptors may come before the one that refers to a table, whose write
 // flag means nothing (§2.7.5.3.2).
-func TestIndirectAfterDirect(t *testing.T) {
+func TestSplitIndirectAfterDirect(t *testing.T) {
 	bothWays(t, func(t *testing.T, transfers bool) {
 		r := newRig(t, vringtest.Config{Size: 8, Indirect: 8}, transfers)
 		readable, writable := segs(seg(1, 1), seg(2, 2)), segs(seg(3, 3), seg(4, 4), seg(5, 5))
@@ -171,7 +117,7 @@ func TestIndirectAfterDirect(t *testing.T) {
 			_, err := r.drv.AddMixed(readable, writable, direct)
 			require.NoError(t, err)
 			if direct == 1 {
-				r.drv.SetDesc(2, r.drv.Table(2), 4*16, vringtest.FlagIndirect|vringtest.FlagWrite, 77)
+				r.split().SetDesc(2, r.split().Table(2), 4*16, vringtest.FlagIndirect|vringtest.FlagWrite, 77)
 			}
 			r.drv.Kick()
 			var c vring.Chain
@@ -187,41 +133,14 @@ func TestIndirectAfterDirect(t *testing.T) {
 	})
 }
 
-func TestMaxChain(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 4, Indirect: 10}, false)
-	long := make([]vring.Segment, 10)
-	for i := range long {
-		long[i] = seg(uint64(i)<<12, 1)
-	}
-	_, err := r.drv.AddIndirect(long, nil)
-	require.NoError(t, err)
-	r.drv.Kick()
-	var c vring.Chain
-	c.Grow(3)
-	r.next(t, &c)
-	require.Equal(t, long, c.Readable, "a table may be longer than the queue if the device says so")
-
-	cfg := r.drv.Queue()
-	cfg.MaxChain = 9
-	q, err := vring.NewSplit(r.mem, cfg)
-	require.NoError(t, err)
-	_, err = q.Next(&c)
-	require.ErrorIs(t, err, vring.ErrIndirectTooLong)
-}
-
-func TestPushWithoutChainPanics(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 4}, false)
-	require.Panics(t, func() { r.q.Push(new(vring.Chain), 0) })
-}
-
 // What a queue transfers where nothing can be lent, and in which order: the
 // index before the entries before the descriptors; used entries before the index
 // before the look at what the driver wants.
-func TestTransfersAreFewAndOrdered(t *testing.T) {
+func TestSplitTransfersAreFewAndOrdered(t *testing.T) {
 	r := newRig(t, vringtest.Config{Size: 64, EventIdx: true, Indirect: 4, Start: 62}, true)
 	cfg := r.drv.Queue()
 	rec := &recorder{Memory: r.mem, names: map[uint64]string{
-		cfg.Desc: "desc", cfg.Driver: "avail", cfg.Device: "used", r.drv.Table(0): "table",
+		cfg.Desc: "desc", cfg.Driver: "avail", cfg.Device: "used", r.split().Table(0): "table",
 	}}
 	q, err := vring.NewSplit(rec, cfg)
 	require.NoError(t, err)
@@ -258,20 +177,4 @@ func TestTransfersAreFewAndOrdered(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, q.DisableNotifications())
 	require.Empty(t, rec.take(), "nothing to say")
-}
-
-// A local copy of a descriptor must not outlive the round in which it was read.
-func TestReusedDescriptorsAreReadAgain(t *testing.T) {
-	r := newRig(t, vringtest.Config{Size: 8}, true)
-	var c vring.Chain
-	for i := range uint64(20) {
-		r.add(t, segs(seg(i<<12, 1)), nil)
-		r.drv.Kick()
-		r.next(t, &c)
-		require.Equal(t, segs(seg(i<<12, 1)), c.Readable)
-		r.q.Push(&c, 0)
-		_, err := r.q.Publish()
-		require.NoError(t, err)
-		r.collect(t)
-	}
 }

@@ -1,0 +1,186 @@
+package vring
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Packed is the device side of a packed virtqueue (§2.8). It implements Queue.
+//
+// There is one ring. The driver writes available descriptors into it in order,
+// and the device overwrites them in the same order with used ones, one for each
+// chain, as chains complete; it then skips as many descriptors as that chain
+// had. Positions go round as laps has it, and pass each descriptor in the order
+//
+//	published ≤ pushed ≤ next ≤ published + size
+//
+// From next on descriptors were not fetched; pushed and published are where the
+// next used descriptor goes, as the batch and as the driver know it. Between
+// them lies the batch, in the ring's local copy, and so survives host memory
+// that comes and goes. What the device overwrites it has fetched before, for
+// next stays ahead whatever the driver says.
+type Packed struct {
+	cfg    Config
+	ring   packedRing
+	driver area // its event suppression structure
+	device area
+	tables tables
+
+	next, pushed, published int
+	inFlight                int
+
+	steps     []uint16 // per slot with a used descriptor of the batch: how many it stands for
+	first     uint16   // the flags of the first used descriptor of the batch
+	told      uint32   // what the driver was told about notifications
+	undecided bool     // published, but what the driver wants could not be read
+	health
+}
+
+var _ Queue = (*Packed)(nil)
+
+// ErrStart reports a Config.Start that is no descriptor of the ring.
+var ErrStart = errors.New("start of packed virtqueue is outside of the ring")
+
+// NewPacked returns the packed virtqueue at the given place in mem. Errors are
+// ErrSize, ErrStart, ErrRingAddress and those of Memory.
+func NewPacked(mem Memory, cfg Config) (*Packed, error) {
+	n := cfg.Size
+	if n < 1 || n > MaxSize {
+		return nil, fmt.Errorf("%d descriptors: %w", n, ErrSize)
+	}
+	if slot := int(cfg.Start &^ wrapBit); slot >= n {
+		return nil, fmt.Errorf("%w: descriptor %d of %d", ErrStart, slot, n)
+	}
+	lap := laps{n}
+	start := lap.decode(cfg.Start ^ wrapBit)
+	if cfg.MaxChain <= 0 {
+		cfg.MaxChain = n
+	}
+	q := &Packed{
+		cfg: cfg,
+		ring: packedRing{
+			laps:  lap,
+			local: make([]byte, n*descSize),
+			area: area{
+				mem: mem, name: "descriptor ring", addr: cfg.Desc,
+				len: n * descSize, align: 16, access: Read | Write,
+			},
+		},
+		driver: area{
+			mem: mem, name: "driver event suppression", addr: cfg.Driver,
+			len: eventSize, align: 4, access: Read,
+		},
+		device: area{
+			mem: mem, name: "device event suppression", addr: cfg.Device,
+			len: eventSize, align: 4, access: Write,
+		},
+		tables: tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain},
+		next:   start, pushed: start, published: start,
+		steps: make([]uint16, n),
+		told:  toldNothing,
+	}
+	for _, a := range []*area{&q.ring.area, &q.driver, &q.device} {
+		if err := a.check(); err != nil {
+			return nil, err
+		}
+	}
+	if err := q.Resolve(); err != nil {
+		return nil, err
+	}
+	return q, nil
+}
+
+// Resolve implements Queue.
+func (q *Packed) Resolve() error {
+	return q.resolve(q.ring.resolve, q.driver.resolve, q.device.resolve)
+}
+
+// InFlight implements Queue.
+func (q *Packed) InFlight() int { return q.inFlight }
+
+// Next implements Queue.
+func (q *Packed) Next(c *Chain) (ok bool, err error) {
+	if err := q.unable(); err != nil {
+		return false, err
+	}
+	if more, err := q.more(); !more {
+		return false, err
+	}
+	c.reset(0)
+	if err := q.walk(c); err != nil {
+		c.reset(0)
+		c.split()
+		return false, q.fail(fmt.Errorf("chain at descriptor %d: %w", q.ring.slot(q.next), err))
+	}
+	q.ring.fetched(c.slots)
+	q.next = q.ring.after(q.next, c.slots)
+	q.inFlight++
+	if err := c.finish(); err != nil {
+		return true, fmt.Errorf("chain %d: %w", c.Head, err)
+	}
+	return true, nil
+}
+
+// room returns how many descriptors the driver may have made available and the
+// device did not fetch. Those that it used and did not publish are not free: the
+// driver cannot know.
+func (q *Packed) room() int { return q.ring.size - q.ring.between(q.published, q.next) }
+
+// more reports whether a chain can be fetched.
+func (q *Packed) more() (bool, error) {
+	ok, err := q.ring.available(q.next)
+	if ok && q.room() == 0 {
+		return false, q.fail(fmt.Errorf("%w: descriptor %d is in flight", ErrOverrun, q.ring.slot(q.next)))
+	}
+	return ok, err
+}
+
+// walk collects the chain at the next position: descriptors that follow each
+// other in the ring (§2.8.6), or a single one that refers to a table (§2.8.7).
+// The buffer ID is in the last. All of them have to be available, since the
+// driver marks the first one last.
+func (q *Packed) walk(c *Chain) error {
+	room := q.room()
+	for i := range room {
+		d, err := q.ring.get(q.next, i, room)
+		if err != nil {
+			return err
+		}
+		if !q.ring.laps.available(d.flags, q.ring.after(q.next, i)) {
+			return ErrUnavailable
+		}
+		c.Head, c.slots = d.id, i+1
+		if d.flags&flagIndirect != 0 {
+			if i > 0 {
+				return ErrIndirectNext
+			}
+			return q.walkIndirect(c, d.desc)
+		}
+		if err := c.add(d.desc, q.cfg.MaxChain); err != nil {
+			return err
+		}
+		if d.flags&flagNext == 0 {
+			return nil
+		}
+	}
+	if room == q.ring.size {
+		return ErrTooLong
+	}
+	return ErrOverrun
+}
+
+// walkIndirect collects the descriptors of a table. They have no order but their
+// own, and of their flags the device looks at WRITE alone (§2.8.7).
+func (q *Packed) walkIndirect(c *Chain, d desc) error {
+	b, err := q.tables.get(d)
+	if err != nil {
+		return err
+	}
+	for ; len(b) > 0; b = b[descSize:] {
+		e := decodePacked(b)
+		if err := c.add(e.desc, q.cfg.MaxChain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
