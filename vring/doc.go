@@ -5,7 +5,8 @@
 // In the line of a request it stands between the doorbell and the endpoint
 // function, and again between the function and the interrupt. It knows host
 // memory only through Memory, and rings exist behind Queue, so that the worker of
-// a queue need not know their layout. Split is the split layout.
+// a queue need not know their layout. Split and Packed are the two layouts;
+// FormatEvidence tells one from the other where nobody says.
 //
 // A ring lies in memory that the driver can change at any moment. Each thing in
 // it is read once and validated after it was copied; whatever it says, the work
