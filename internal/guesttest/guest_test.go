@@ -207,7 +207,7 @@ var (
 	serious = regexp.MustCompile(`(?m)^<(\d+)>(.*)$`)
 	// concerning matches what has to do with the device, or with work that
 	// waited for it in vain.
-	concerning = regexp.MustCompile(`(?i)virtio|\bvd[a-z]|I/O error|ext4|pcie?\b|hung|blocked for more|nobody cared|WARNING:|Call Trace|BUG`)
+	concerning = regexp.MustCompile(`(?i)virtio|\bvd[a-z]|I/O error|ext4|pcie?\b|hung|blocked for more|nobody cared|WARNING:|Call Trace|\bBUG:`)
 )
 
 // complaints returns what the kernel complained of that concerns the device.
