@@ -10,10 +10,10 @@ import (
 // ports are the machine's character devices that we hold the other ends of.
 type ports struct {
 	console  *port // first serial port: the kernel's or the firmware's console
-	output   *port // second: what the work prints
-	report   *port // third: see report
-	debug    *port // I/O port 0xe9
-	firmware *port // I/O port 0x402: the firmware's own log
+	output   *port // another: what the work prints
+	report   *port // a third: see report
+	debug    *port // I/O port 0xe9, on x86
+	firmware *port // I/O port 0x402, on x86: the firmware's own log
 	qmp      *port
 }
 
@@ -65,7 +65,7 @@ func arguments(c Config, g bootSet) []string {
 		"-smp", strconv.Itoa(c.CPUs),
 	}
 	machine := g.arch.machine + ",memory-backend=mem"
-	if c.BootDisk {
+	if c.BootDisk && c.Firmware == DefaultFirmware {
 		machine += ",graphics=off" // SeaBIOS prints to the serial port then
 	}
 	args = append(args, "-machine", machine)
@@ -82,6 +82,9 @@ func arguments(c Config, g bootSet) []string {
 	args = append(args, "-qmp", "chardev:qmp")
 	if !c.Reboot {
 		args = append(args, "-no-reboot")
+	}
+	if g.firmware != "" {
+		args = append(args, c.Firmware.arguments(g.arch.name, g.firmware)...)
 	}
 	if !c.BootDisk {
 		// A panic resets the machine at once, which ends the run.

@@ -16,8 +16,11 @@ import (
 // Config describes a guest and its work. Exactly one of Script, Test and
 // BootDisk says what it does.
 type Config struct {
-	// Kernel to boot; the zero value is the newest for 64-bit x86.
+	// Kernel to boot; the zero value is the newest for 64-bit x86. With
+	// BootDisk, it says only which machine is meant.
 	Kernel Kernel
+	// Firmware of the machine; the zero value is QEMU's own choice.
+	Firmware Firmware
 	// Memory of the guest in MiB; 0 means 512.
 	Memory int
 	// CPUs of the guest; 0 means 2.
@@ -26,7 +29,7 @@ type Config struct {
 	Devices []string
 	// Cmdline is added to the kernel's command line, for example "pci=nomsi".
 	Cmdline string
-	// Args are added to QEMU's command line, for example another firmware.
+	// Args are added to QEMU's command line, for example a disk.
 	Args []string
 
 	// Script is a shell script to run in the guest, as root, in /work, with
@@ -38,9 +41,9 @@ type Config struct {
 	// after -test.v. The run fails unless a test ran and all passed.
 	Test     string
 	TestArgs []string
-	// BootDisk starts the machine's firmware and no kernel. Until is the text
-	// that must appear on the serial port or the debug port (0xe9) for the
-	// run to succeed; the machine is then stopped.
+	// BootDisk starts the machine's firmware and no kernel; see [BootImage].
+	// Until is the text that must appear on the console or the debug port (0xe9)
+	// for the run to succeed; the machine is then stopped.
 	BootDisk bool
 	Until    string
 
@@ -99,6 +102,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Kernel == (Kernel{}) {
 		c.Kernel = Kernels()[0]
+	}
+	switch _, known := firmwares[c.Firmware][c.Kernel.Arch]; {
+	case c.Firmware != DefaultFirmware && !known:
+		return c, fmt.Errorf("vm: no firmware %q for %s", c.Firmware, c.Kernel.Arch)
+	case c.Firmware == DefaultFirmware && c.BootDisk && c.Kernel.Arch == "arm64":
+		return c, errors.New("vm: BootDisk needs a Firmware on arm64")
 	}
 	if c.Memory == 0 {
 		c.Memory = 512

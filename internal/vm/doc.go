@@ -11,10 +11,16 @@
 //
 // The tools come from Debian's archive through the machine's own apt, which
 // also verifies them: a QEMU that knows vfio-user-pci, the programs of the
-// guest, and kernels that are exactly the packaged ones. Nothing is installed:
+// guest, firmware, and kernels that are exactly the packaged ones. Nothing is installed:
 // packages are unpacked into a cache outside the checkout (see [CacheDir]), and
 // neither root nor a chroot is needed. What is in the cache is used without
-// asking the network. [Fetch] fills it ahead of time.
+// asking the network. [Fetch] fills it ahead of time with what most need, and
+// [FetchAll] with everything.
+//
+// A guest is a 64-bit x86 or, with [ARM64], a 64-bit Arm machine, on any machine
+// that builds this module. Where the matter is what firmware makes of a disk,
+// [Config].Firmware chooses it, BootDisk starts it without a kernel, and
+// [BootImage] is a disk that all of them boot.
 //
 // A run has succeeded only when the guest said so over a serial port of its
 // own. Silence, a panic, an oops, a time-out and a QEMU that ends early are

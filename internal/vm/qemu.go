@@ -64,18 +64,17 @@ func installedQEMU(ctx context.Context, a arch) (qemu, bool) {
 	return qemu{command: []string{program}}, err == nil
 }
 
-// qemuRecipe unpacks QEMU and its firmware.
+// qemuRecipe unpacks QEMU and what it brings to boot with.
 func qemuRecipe(host, a arch) recipe {
-	packages := []string{a.qemuPackage, "seabios", "ipxe-qemu"}
 	return recipe{
 		name: "qemu-" + a.name + "-on-" + host.name,
-		key:  append([]string{toolsRelease}, packages...),
+		key:  append([]string{toolsRelease}, a.qemuPackages...),
 		make: func(ctx context.Context, b *builder, dir string) error {
 			apt, err := b.archive(ctx, host, toolsRelease)
 			if err != nil {
 				return err
 			}
-			return apt.closure(ctx, dir, toolsRelease+"-backports", packages...)
+			return apt.closure(ctx, dir, toolsRelease+"-backports", a.qemuPackages...)
 		},
 	}
 }

@@ -21,19 +21,25 @@ const toolsRelease = "trixie"
 // 64-bit x86.
 type Kernel struct {
 	Name string // for test names: "newest", "debian12"
-	Arch string // Go's name of the processor: "amd64"
+	Arch string // Go's name of the processor: "amd64", "arm64"
 
 	release string // Debian's code name
 	suite   string // the suite to take it from, unless it is the release itself
 }
 
 // Kernels returns the kernels that everything is tested with: the newest that
-// Debian packages, and the 6.1 of Debian 12.
+// Debian packages, and the 6.1 of Debian 12, both for 64-bit x86.
 func Kernels() []Kernel {
 	return []Kernel{
 		{Name: "newest", Arch: "amd64", release: toolsRelease, suite: toolsRelease + "-backports"},
 		{Name: "debian12", Arch: "amd64", release: "bookworm"},
 	}
+}
+
+// ARM64 returns the newest kernel that Debian packages for 64-bit Arm. Its
+// guests run on QEMU's virt board with a GICv3 and an ITS.
+func ARM64() Kernel {
+	return Kernel{Name: "arm64", Arch: "arm64", release: toolsRelease, suite: toolsRelease + "-backports"}
 }
 
 // Fetch fills the cache with everything that guests of [Kernels] need. It is
@@ -50,12 +56,58 @@ func Fetch(ctx context.Context) error {
 	return nil
 }
 
-// bootSet is what a kernel boots with, as files in the cache.
+// FetchAll fills the cache with everything that this package can use: what
+// [Fetch] brings, guests of [ARM64] and every [Firmware].
+func FetchAll(ctx context.Context) error {
+	if err := Fetch(ctx); err != nil {
+		return err
+	}
+	k := ARM64()
+	if _, err := findQEMU(ctx, k.Arch); err != nil {
+		return err
+	}
+	if _, err := fetchGuest(ctx, k); err != nil {
+		return err
+	}
+	for f, images := range firmwares {
+		for arch := range images {
+			if _, err := fetchFirmware(ctx, f, arch); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// KernelImage returns the name of the kernel's image in the cache, which is
+// also a UEFI program. What the cache lacks is fetched. The file is not to be
+// changed.
+func KernelImage(ctx context.Context, k Kernel) (string, error) {
+	g, err := fetchGuest(ctx, k)
+	return g.image, err
+}
+
+// bootSet is what a machine boots with, as files in the cache.
 type bootSet struct {
 	arch     arch
+	firmware string   // empty for the default one
 	image    string   // the kernel
 	version  string   // what uname -r says
 	archives []string // initial file systems, in the order of concatenation
+}
+
+// fetch provides what the configuration's machine boots with.
+func fetch(ctx context.Context, c Config) (g bootSet, err error) {
+	if c.BootDisk {
+		g.arch, err = archOf(c.Kernel.Arch)
+	} else {
+		g, err = fetchGuest(ctx, c.Kernel)
+	}
+	if err != nil {
+		return bootSet{}, err
+	}
+	g.firmware, err = fetchFirmware(ctx, c.Firmware, c.Kernel.Arch)
+	return g, err
 }
 
 // fetchGuest provides the kernel, its modules and the guest's programs.

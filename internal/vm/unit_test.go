@@ -141,6 +141,9 @@ func TestConfigChecks(t *testing.T) {
 		"no work":           {},
 		"two works":         {Script: "true", Test: "x"},
 		"boot without text": {BootDisk: true},
+		"no such firmware":  {Script: "true", Firmware: "coreboot"},
+		"another machine's": {Script: "true", Firmware: UBoot},
+		"nothing to boot":   {Kernel: ARM64(), BootDisk: true, Until: "x"},
 	} {
 		_, err := Run(t.Context(), c)
 		assert.Error(t, err, name)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,10 +21,10 @@ type Result struct {
 	Output   string // what the work printed, errors included
 	Console  string // the kernel's console; with BootDisk, the serial port
 	Debug    string // what was written to I/O port 0xe9
-	Firmware string // the firmware's own log
+	Firmware string // the log of SeaBIOS; others print on the console
 	QEMU     string // what QEMU complained about
 
-	Kernel string        // the version, as uname -r has it
+	Kernel string        // the version, as uname -r has it; with BootDisk, nothing
 	Up     time.Duration // from the start of QEMU to the guest's first process
 	Total  time.Duration // from the start of QEMU to its end
 	Ups    int           // how often the guest came up; more than 1 after a reboot
@@ -85,7 +86,7 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := fetchGuest(ctx, cfg.Kernel)
+	g, err := fetch(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +307,16 @@ func (v *VM) Expect(ctx context.Context, want string) error {
 	}
 	if got != want {
 		return fmt.Errorf("vm: expected the guest to say %q, heard %q", want, got)
+	}
+	return nil
+}
+
+// Type types the text on the console; "\n" is the return key. Firmware takes
+// commands there, and drops what is typed before it listens: wait for its
+// prompt first.
+func (v *VM) Type(text string) error {
+	if _, err := io.WriteString(v.ports.console, strings.ReplaceAll(text, "\n", "\r")); err != nil {
+		return fmt.Errorf("vm: type on the console: %w", err)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,8 +15,14 @@ import (
 )
 
 func main() {
+	all := flag.Bool("all", false, "also fetch what arm64 guests and other firmware need")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := vm.Fetch(ctx)
+	fetch := vm.Fetch
+	if *all {
+		fetch = vm.FetchAll
+	}
+	err := fetch(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
