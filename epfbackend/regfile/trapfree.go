@@ -1,0 +1,308 @@
+package regfile
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+)
+
+// Memory is memory that the host reads and writes while we do. Offsets are in
+// bytes and multiples of 4, values little-endian. Each access is atomic and
+// ordered with those before and after it; CompareAndSwap32 is atomic towards the
+// host's accesses of 8 and 16 bits too.
+type Memory interface {
+	Load32(off int) uint32
+	Store32(off int, v uint32)
+	CompareAndSwap32(off int, old, new uint32) bool
+}
+
+// Activator is the part of a Handler that a trap-free register file needs. What
+// it lacks has no place there: which features were accepted is never known,
+// queues are not reset one by one, doorbells do not pass through the registers,
+// there is no interrupt pin, and a reset leaves the device configuration alone.
+// Its methods are called as a Handler's are.
+type Activator interface {
+	// StartQueue: queue i is to be served. The accepted features are unknown.
+	// Epoch, called from here, identifies the activation for Live.
+	StartQueue(i int, q Queue)
+
+	// Stop: as in Handler. Live is false already.
+	Stop() (done <-chan struct{})
+
+	// WriteConfig: the driver wrote p at off, inside the device configuration,
+	// at some time since the last sample. config is the device's own copy.
+	WriteConfig(config []byte, off int, p []byte)
+}
+
+// TrapFreeConfig describes a trap-free register file.
+type TrapFreeConfig struct {
+	Word         uint32 // what device_feature holds: Mirror.Word
+	Queues       int    // number of virtqueues, 1 to 65535
+	QueueSize    int    // largest size of each, a power of two
+	Vectors      int    // MSI-X vectors that the driver may assign
+	DeviceConfig []byte // device-specific configuration at reset
+	DriverBytes  []int  // offsets in DeviceConfig of the bytes that a driver may write
+
+	// The memory of the structures in the BAR, each from its first byte: 64
+	// bytes, 4 bytes, and DeviceConfig's length rounded up to 4.
+	Common, ISR, Device Memory
+}
+
+// TrapFree is the register file of a controller that sees no access: the
+// registers are memory, which the driver reads and writes unbeknown to us. It is
+// a state machine that moves when it is sampled. What it goes by:
+//
+//   - Status has DRIVER_OK and nothing runs: what stands in the registers is an
+//     activation, because a driver sets DRIVER_OK after everything else. It is
+//     captured by value, and started only if all of it is read a second time.
+//   - A queue runs, and status has lost DRIVER_OK, or size or addresses have
+//     changed, or queue_enable is set once more: there was a reset, whether its 0
+//     was seen or not.
+//
+// queue_enable is no evidence of an activation: the 1 that is seen may be gone,
+// and another driver's there, when it is put back to 0.
+//
+// After the image it stores to these places only, and undoes nothing that a
+// driver does at the same moment:
+//
+//   - queue_enable, back to 0 by compare-and-swap whenever nothing runs: a driver
+//     refuses a queue that is enabled before it has enabled it. Should that hit
+//     the next driver's 1, nothing is lost: its DRIVER_OK is evidence enough.
+//   - DEVICE_NEEDS_RESET in the status, by compare-and-swap of a status that has
+//     DRIVER_OK.
+//   - config_generation, by compare-and-swap, and the fields of the device
+//     configuration that changed.
+//   - driver_feature_select, while a driver sets up several queues: see captures.
+//
+// Nothing is put back to its value at reset. A driver may have read it already:
+// queue_size, for one, that a driver made smaller stays so for the next.
+//
+// What memory cannot tell, and what closes it:
+//
+//   - A driver that finds queue_enable set gives up. So between one driver's
+//     queue_enable and the next driver's look at it, one sample must begin and
+//     end. Nothing written later could help: the read is answered by then.
+//   - A reset and a set-up of the same rings, both between our last look at an
+//     activation and its start. It is started once, for the later of the two, and
+//     nothing of the earlier was served: there is nothing to confuse.
+//   - A reset after Live said yes. Live is true of an instant between its call
+//     and its return; what the caller does then is late by the time it takes.
+//     This, not the registers, bounds what a driver may see after its reset.
+//   - A driver that sets up the same rings again and is sampled only then is told
+//     from one that did nothing by queue_enable alone. Were a driver to take that
+//     back itself before it is sampled, only the rings could tell: their indices,
+//     and the packed ring's wrap counters, start again.
+//
+// Methods may be called from any goroutine.
+type TrapFree struct {
+	cfg TrapFreeConfig
+	h   Activator
+
+	now atomic.Pointer[activation] // what runs; nil if nothing does
+
+	mu         sync.Mutex
+	epoch      uint64          // of the last activation
+	stopping   <-chan struct{} // not nil while a stop is under way
+	captures   captures        // several queues only
+	config     []byte          // device configuration as we wrote it
+	seen       []byte          // its DriverBytes as they were last sampled
+	generation uint8
+	owed       bool // the generation is still to be stored
+	stats      TrapFreeStats
+}
+
+// TrapFreeStats counts what a register file has seen.
+type TrapFreeStats struct {
+	Activations  uint64 // set-ups that were started
+	Resets       uint64 // ends of those
+	MissedResets uint64 // of these, seen only when the next driver was ready
+	Captured     uint64 // queues of several that were captured before the next was set up
+	Missed       uint64 // queues of several that were not
+	Refused      uint64 // set-ups that were not started
+}
+
+// standing is what one look at the registers of a queue returns.
+type standing struct {
+	size      uint16
+	addresses [6]uint32 // desc, driver, device; low half first
+}
+
+func (s *standing) queue() Queue {
+	at := func(i int) uint64 { return uint64(s.addresses[i]) | uint64(s.addresses[i+1])<<32 }
+	return Queue{Size: int(s.size), Desc: at(0), Driver: at(2), Device: at(4)}
+}
+
+// activation is a set-up that was captured. It does not change, except for
+// broken, which Sample alone looks at.
+type activation struct {
+	standing // the registers at DRIVER_OK
+	epoch    uint64
+	queues   []Queue
+	vectors  []uint16
+	refused  bool // not started
+	broken   bool // DEVICE_NEEDS_RESET is to be seen
+}
+
+// Where the words are that registers share.
+const (
+	statusWord = virtiopci.DeviceStatus &^ 3 // device_status, config_generation, queue_select
+	sizeWord   = virtiopci.QueueSize         // queue_size, queue_msix_vector
+	enableWord = virtiopci.QueueEnable       // queue_enable, queue_notify_off
+	vectorWord = virtiopci.ConfigMSIXVector  // config_msix_vector, num_queues
+)
+
+// NewTrapFree returns a register file and writes its image. No host may be able
+// to reach the memory yet.
+func NewTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
+	t := &TrapFree{cfg: cfg, h: h, config: slices.Clone(cfg.DeviceConfig)}
+	for len(t.config)%4 != 0 {
+		t.config = append(t.config, 0)
+	}
+	t.seen = make([]byte, len(cfg.DriverBytes))
+	for i, off := range cfg.DriverBytes {
+		t.seen[i] = t.config[off]
+	}
+	t.write()
+	return t
+}
+
+// write writes the whole image.
+func (t *TrapFree) write() {
+	var image [virtiopci.CommonCfgLen / 4]uint32
+	image[virtiopci.DeviceFeature/4] = t.cfg.Word
+	image[vectorWord/4] = virtiopci.NoVector | uint32(t.cfg.Queues)<<16
+	image[statusWord/4] = uint32(t.generation) << 8
+	image[sizeWord/4] = uint32(t.cfg.QueueSize) | virtiopci.NoVector<<16
+	for i, v := range image {
+		t.cfg.Common.Store32(4*i, v)
+	}
+	t.cfg.ISR.Store32(0, 0)
+	for off := 0; off < len(t.config); off += 4 {
+		t.cfg.Device.Store32(off, word(t.config[off:]))
+	}
+}
+
+func word(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+// Epoch identifies the activation that runs, 0 if none does. It may be called
+// from an Activator.
+func (t *TrapFree) Epoch() uint64 {
+	if a := t.now.Load(); a != nil {
+		return a.epoch
+	}
+	return 0
+}
+
+// Live says whether the activation of an epoch is still what stands in the
+// registers. Whoever serves a queue asks before touching host memory: nine loads
+// and no lock. A no is final; Sample then finds the same.
+func (t *TrapFree) Live(epoch uint64) bool {
+	a := t.now.Load()
+	return a != nil && a.epoch == epoch && t.holds(a) && t.now.Load() == a
+}
+
+// holds says whether the registers hold a, and nobody has set it up again. queue_enable is looked at last: a set-up writes it after
+// everything but the status.
+func (t *TrapFree) holds(a *activation) bool {
+	m := t.cfg.Common
+	if !running(statusOf(m.Load32(statusWord))) || uint16(m.Load32(sizeWord)) != a.size {
+		return false
+	}
+	for i, v := range a.addresses {
+		if m.Load32(virtiopci.QueueDesc+4*i) != v {
+			return false
+		}
+	}
+	return uint16(m.Load32(enableWord)) == 0
+}
+
+func statusOf(w uint32) virtio.Status { return virtio.Status(w) }
+
+func running(s virtio.Status) bool {
+	return s.Has(virtio.FeaturesOK|virtio.DriverOK) && !s.Has(virtio.Failed)
+}
+
+func settingUp(s virtio.Status) bool {
+	return s.Has(virtio.FeaturesOK) && s&(virtio.DriverOK|virtio.Failed) == 0
+}
+
+// Busy says that a driver is setting up several queues right now: Sample should
+// be called without a pause until that is over, within reason, because a driver
+// may stay there for ever.
+func (t *TrapFree) Busy() bool {
+	return t.cfg.Queues > 1 && settingUp(statusOf(t.cfg.Common.Load32(statusWord)))
+}
+
+// ConfigVector returns the vector of configuration changes, virtiopci.NoVector
+// for none.
+func (t *TrapFree) ConfigVector() uint16 {
+	return t.vector(uint16(t.cfg.Common.Load32(vectorWord)))
+}
+
+// QueueVector returns the vector of queue i, virtiopci.NoVector for none.
+func (t *TrapFree) QueueVector(i int) uint16 {
+	if t.cfg.Queues == 1 {
+		return t.vector(uint16(t.cfg.Common.Load32(sizeWord) >> 16))
+	}
+	if a := t.now.Load(); a != nil && i < len(a.vectors) {
+		return t.vector(a.vectors[i])
+	}
+	return virtiopci.NoVector
+}
+
+func (t *TrapFree) vector(v uint16) uint16 {
+	if int(v) < t.cfg.Vectors {
+		return v
+	}
+	return virtiopci.NoVector
+}
+
+// RaiseISR does nothing: the ISR status cannot be cleared by being read, so it
+// stays 0 and there is no interrupt pin.
+func (t *TrapFree) RaiseISR(uint8) {}
+
+// Stats returns the counters.
+func (t *TrapFree) Stats() TrapFreeStats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.stats
+}
+
+// Reset resets the device from outside: the link went down, the function was
+// reset or is being detached. The host must not be able to reach the memory,
+// for the whole image is written. It returns when nothing runs any more, or with
+// the error of ctx; the stop goes on then.
+func (t *TrapFree) Reset(ctx context.Context) error {
+	t.mu.Lock()
+	if a := t.now.Load(); a != nil {
+		t.retire(a)
+	}
+	t.captures = captures{}
+	for i, off := range t.cfg.DriverBytes {
+		t.driverWrote(i, t.cfg.DeviceConfig[off])
+		t.config[off] = t.cfg.DeviceConfig[off]
+	}
+	t.write()
+	done := t.stopping
+	t.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ErrSetUp is the cause of Sample's errors: a driver is ready, but what it set up
+// cannot be served.
+var ErrSetUp = errors.New("the driver's set-up cannot be served")
