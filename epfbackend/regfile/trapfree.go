@@ -39,6 +39,8 @@ type Activator interface {
 	WriteConfig(config []byte, off int, p []byte)
 }
 
+var _ Activator = Handler(nil)
+
 // TrapFreeConfig describes a trap-free register file.
 type TrapFreeConfig struct {
 	Word         uint32 // what device_feature holds: Mirror.Word
@@ -202,7 +204,8 @@ func (t *TrapFree) Epoch() uint64 {
 
 // Live says whether the activation of an epoch is still what stands in the
 // registers. Whoever serves a queue asks before touching host memory: nine loads
-// and no lock. A no is final; Sample then finds the same.
+// and no lock. Whoever gets a no
+// leaves host memory alone from then on and samples.
 func (t *TrapFree) Live(epoch uint64) bool {
 	a := t.now.Load()
 	return a != nil && a.epoch == epoch && t.holds(a) && t.now.Load() == a

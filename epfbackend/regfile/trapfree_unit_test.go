@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 )
@@ -245,6 +246,129 @@ func TestTrapFreeSaysWhichQueuesWereMissed(t *testing.T) {
 	require.Equal(t, map[int]Queue{0: want[0], 1: want[1], 2: want[2]}, r.running)
 	require.EqualValues(t, 2, r.Stats().Captured)
 	require.False(t, r.Busy())
+}
+
+// sampled takes a script's steps and samples behind those that where says, given
+// the queue that is selected and the ring that stands in the registers.
+func (r *rig) sampled(t testing.TB, s *script, where func(step, sel int, ring uint32) bool) (err error) {
+	for i, st := range s.steps {
+		if st.write {
+			r.common.write(st.off, st.width, st.value)
+		} else if got := r.common.read(st.off, st.width); got&st.only != st.value&st.only {
+			t.Fatalf("%v reads %#x", st, got)
+		}
+		whole := r.common.read(virtiopci.QueueDevice+4, 4)
+		if err == nil && where(i, int(r.common.read(virtiopci.QueueSelect, 2)), whole) {
+			err = r.Sample()
+		}
+	}
+	if err == nil {
+		err = r.Sample()
+	}
+	return err
+}
+
+// What another driver left behind is not taken for a queue of this one's, whoever
+// was asleep in between.
+func TestTrapFreeSeveralQueuesAreOneDrivers(t *testing.T) {
+	always := func(int, int, uint32) bool { return true }
+	negotiated := func(step, _ int, _ uint32) bool { return step > 26 }
+	two := func(a, b Queue) *script {
+		s := newScript(most)
+		s.linux(4, a, b)
+		return s
+	}
+	half := func(r *rig) { // a driver that ends with its first queue captured
+		s := newScript(most)
+		s.linuxProbe(4, []Queue{ring(1), ring(2)})
+		var captured bool
+		for _, st := range s.steps {
+			if st.write {
+				r.common.write(st.off, st.width, st.value)
+			}
+			require.NoError(t, r.Sample())
+			if captured = r.captures.open && r.captures.queues[0].ok; captured {
+				break
+			}
+		}
+		require.True(t, captured)
+	}
+	for _, c := range []struct {
+		name  string
+		first func(r *rig)
+		where func(step, sel int, ring uint32) bool
+		says  string
+	}{
+		{"asleep until it is ready", half, func(int, int, uint32) bool { return false }, "queues [0] of 2 were not captured"},
+		{"asleep until its second queue", half, func(_, sel int, ring uint32) bool { return sel == 1 && ring == 5 }, "queues [0] of 2 were not captured"},
+		{"awake", half, always, ""},
+		{"asleep until it negotiates", half, negotiated, ""},
+		{
+			"an enabled queue, and asleep until it negotiates",
+			func(r *rig) {
+				s := newScript(most)
+				s.edk2(ring(9))
+				require.NoError(t, r.sampled(t, s, func(step, _ int, _ uint32) bool { return step < 20 }))
+				r.common.write(virtiopci.QueueEnable, 2, 1) // as if nobody had looked
+			},
+			negotiated, "",
+		},
+		{
+			"the last driver's ring again, and asleep in between",
+			func(r *rig) { require.NoError(t, r.sampled(t, two(ring(4), ring(5)), always)) },
+			func(step, sel int, ring uint32) bool {
+				return step < 30 && sel == 0 || sel == 1 && ring == 5 && step > 50
+			},
+			"queues 0 and 1 seem to share memory",
+		},
+		{"the same rings again", func(r *rig) { require.NoError(t, r.sampled(t, two(ring(4), ring(5)), always)) }, always, ""},
+		{"the other way round", func(r *rig) { require.NoError(t, r.sampled(t, two(ring(5), ring(4)), always)) }, always, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(most)
+			c.first(r)
+			s := two(ring(4), ring(5))
+			err := r.sampled(t, s, c.where)
+			if c.says != "" {
+				require.ErrorIs(t, err, ErrSetUp)
+				require.ErrorContains(t, err, c.says)
+				require.Empty(t, r.running)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, map[int]Queue{0: s.now.queues[0], 1: s.now.queues[1]}, r.running)
+		})
+	}
+}
+
+// A driver that takes its queues back and sets others up is not taken for one
+// that enables the first.
+func TestTrapFreeRetryHalfSeen(t *testing.T) {
+	r := newRig(most)
+	asleep := false
+	err := r.sampled(t, retry(), func(_, sel int, ring uint32) bool {
+		if ring == 3 && sel == 2 && r.common.read(virtiopci.QueueMSIXVector, 2) == virtiopci.NoVector {
+			asleep = true
+		}
+		asleep = asleep && ring != 5
+		return !asleep
+	})
+	require.ErrorContains(t, err, "queues [0] of 3 were not captured")
+	require.Empty(t, r.running)
+}
+
+func TestTrapFreeSelectionsOfNothing(t *testing.T) {
+	r := newRig(most)
+	s := newScript(most)
+	s.linuxProbe(4, []Queue{ring(1)})
+	for _, i := range []int{1000, 0, 65535, 3, 1000} {
+		s.sel(i)
+	}
+	s.status(virtio.Acknowledge | virtio.Driver | virtio.FeaturesOK | virtio.DriverOK)
+	err := r.sampled(t, s, func(int, int, uint32) bool { return true })
+	require.ErrorIs(t, err, ErrSetUp)
+	require.ErrorContains(t, err, "queue 1000 is selected, but there are 3")
+	require.Empty(t, r.running)
 }
 
 func TestTrapFreeWriteback(t *testing.T) {
