@@ -75,8 +75,8 @@ func TestPaceSpinsThenBacksOff(t *testing.T) {
 	require.EqualValues(t, 50, p.Next(now, false), "nothing yet: as slow as it gets")
 	require.Zero(t, p.Next(now, true))
 	require.Zero(t, p.Next(now.Add(99), false))
-	for _, want := range []time.Duration{10, 20, 40, 50, 50} {
-		require.Equal(t, want, p.Next(now.Add(100), false))
+	for quiet, want := range map[time.Duration]time.Duration{100: 10, 160: 10, 320: 20, 799: 49, 800: 50, 1e9: 50} {
+		require.Equal(t, want, p.Next(now.Add(quiet), false), "%d", quiet)
 	}
 	require.Zero(t, p.Next(now.Add(200), true))
 }

@@ -50,9 +50,10 @@ var names = Names{
 
 // String returns the specification's name of f without its prefix, or "bit N"
 // where the name depends on the device type.
-func (f Feature) String() string { return f.name(nil) }
+func (f Feature) String() string { return f.Name(nil) }
 
-func (f Feature) name(device Names) string {
+// Name is String with the names of a device type.
+func (f Feature) Name(device Names) string {
 	if s, ok := names[f]; ok {
 		return s
 	}
@@ -157,7 +158,7 @@ func (s Features) String() string { return s.Describe(nil) }
 func (s Features) Describe(device Names) string {
 	var list []string
 	for f := range s.All {
-		list = append(list, f.name(device))
+		list = append(list, f.Name(device))
 	}
 	return "{" + strings.Join(list, " ") + "}"
 }

@@ -21,6 +21,9 @@ func Of(b []byte) Window { return Window{b} }
 // Len returns the length of the window in bytes.
 func (w Window) Len() int { return len(w.b) }
 
+// Slice returns the window over n bytes of w from off on.
+func (w Window) Slice(off, n int) Window { return Window{w.b[off : off+n : off+n]} }
+
 // Bytes returns the memory itself, for plain (unordered) access.
 func (w Window) Bytes() []byte { return w.b }
 
@@ -51,6 +54,11 @@ func (w Window) Store32(off int, v uint32) {
 // belong to the other side, are not touched.
 func (w Window) Store16(off int, v uint16) {
 	store16(w.half(off), v)
+}
+
+// CompareAndSwap32 stores new if the word is old, and says whether it was.
+func (w Window) CompareAndSwap32(off int, old, new uint32) bool {
+	return atomic.CompareAndSwapUint32(w.word(off), old, new)
 }
 
 // Read copies len(p) bytes at off to p. Two or four bytes that are naturally
