@@ -15,13 +15,18 @@ import (
 const (
 	bounceSize  = 256 << 10 // bytes of a buffer, a multiple of every block size
 	bounceCount = 4         // buffers of one queue
+
+	// A trap-free function lends no host memory to the disk, for it could not
+	// take it back at a reset: everything goes through buffers.
+	bounceCountTrapFree = 32
 )
 
 // bouncePool holds a worker's buffers. They are made when they are first
 // needed, outside the heap so that they are aligned for direct I/O.
 type bouncePool struct {
-	free [][]byte
-	made [][]byte
+	limit int // buffers it may make
+	free  [][]byte
+	made  [][]byte
 }
 
 // get returns a buffer, nil if all are in use.
@@ -31,7 +36,7 @@ func (p *bouncePool) get() ([]byte, error) {
 		p.free = p.free[:n-1]
 		return b, nil
 	}
-	if len(p.made) == bounceCount {
+	if len(p.made) == p.limit {
 		return nil, nil
 	}
 	b, err := unix.Mmap(-1, 0, bounceSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -48,7 +53,7 @@ func (p *bouncePool) close() {
 	for _, b := range p.made {
 		_ = unix.Munmap(b)
 	}
-	*p = bouncePool{}
+	p.free, p.made = nil, nil
 }
 
 // startBounce begins a transfer through a buffer, or puts it in line for one.
@@ -68,7 +73,7 @@ func (w *worker) startBounce(r *request) (virtioblk.Status, bool) {
 // feedStarved gives buffers that have become free to those who wait for one.
 func (w *worker) feedStarved() error {
 	for len(w.starved) > 0 && !w.broken && w.gate.wanted() == running &&
-		(len(w.bounce.free) > 0 || len(w.bounce.made) < bounceCount) {
+		(len(w.bounce.free) > 0 || len(w.bounce.made) < w.bounce.limit) {
 		r := w.starved[0]
 		w.starved = slices.Delete(w.starved, 0, 1)
 		if status, atDisk := w.startBounce(r); !atDisk {
@@ -85,6 +90,9 @@ func (w *worker) nextPiece(r *request) (virtioblk.Status, bool) {
 	piece := r.buf[:min(r.left, bounceSize)]
 	if r.io.Op == disk.Write {
 		rest, err := w.gather(piece, r.data)
+		if !w.live() {
+			return 0, true // it may be anything, and must not reach the disk
+		}
 		if err != nil {
 			return w.refuse(r, "data", err), false
 		}

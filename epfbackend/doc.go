@@ -8,5 +8,9 @@
 // A worker waits in one place, its disk engine, for completions and for its
 // doorbell.
 //
+// A controller may not see register accesses: the BAR is memory then, a sampler
+// finds out what the driver did, and workers look whether there was a reset
+// before they touch host memory (Options.TrapFree).
+//
 // The package knows no particular controller, and nothing of the command line.
 package epfbackend

@@ -36,6 +36,7 @@ func (f *Function) StartQueue(i int, q regfile.Queue) {
 	if f.paused {
 		at = paused
 	}
+	f.flushes.Store(false)
 	f.workers[i] = startWorker(f, i, q, at)
 }
 
@@ -73,6 +74,7 @@ func (f *Function) stop(first, end int) <-chan struct{} {
 			<-w.gone
 		}
 		close(done)
+		f.wake()
 	}()
 	return done
 }

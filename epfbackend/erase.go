@@ -82,7 +82,7 @@ func (w *worker) eraseNext(r *request) (virtioblk.Status, bool) {
 		r.io.Length = int64(g.NumSectors) * virtioblk.SectorSize
 		r.io.Iov = nil
 		r.io.Unmap = g.Flags&virtioblk.RangeUnmap != 0
-		r.io.Durable = !w.f.writeback.Load()
+		r.io.Durable = !w.f.cached()
 		w.start(r)
 		return 0, true
 	}

@@ -5,12 +5,14 @@ import (
 	"math/bits"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
 
 const (
-	maxSegments = 254 // data segments of a request
+	maxSegments    = 254     // data segments of a request
+	maxSegmentSize = 4 << 20 // bytes of one, where a limit must be named
 
 	// Discard, write-zeroes and secure erase take several ranges in a request,
 	// each executed on its own. A range is bounded so that none of them keeps
@@ -19,9 +21,9 @@ const (
 	maxRangeSectors = 1 << 30 / virtioblk.SectorSize
 )
 
-// offer returns what is offered for a disk: what the transport brings, and what
-// the disk can really do.
-func offer(info disk.Info, queues int) virtio.Features {
+// wanted returns what is worth offering for a disk: what the transport brings,
+// and what the disk can really do.
+func wanted(info disk.Info, queues int) virtio.Features {
 	f := virtio.NewFeatures(
 		virtio.Version1, virtio.AccessPlatform, virtio.OrderPlatform,
 		virtio.IndirectDesc, virtio.EventIdx, virtio.RingReset,
@@ -42,8 +44,35 @@ func offer(info disk.Info, queues int) virtio.Features {
 	return f
 }
 
-// deviceConfig returns the device-specific configuration of a disk.
-func deviceConfig(info disk.Info, o *Options) []byte {
+// offer decides what the driver is offered.
+func (f *Function) offer() (err error) {
+	want := wanted(f.info, f.opts.Queues)
+	if !f.opts.TrapFree {
+		if f.opts.Rings != RingSplit {
+			want = want.With(virtio.RingPacked)
+		}
+		f.offered = want
+		return nil
+	}
+	f.mirror, err = regfile.Solve(want.With(virtio.RingPacked), regfile.Transport{
+		Doorbell32: true, PackedRings: true, ReadOnly: f.readOnly,
+		Queues: f.opts.Queues, LogicalBlock: f.info.LogicalBlock,
+	})
+	f.offered = f.mirror.Offered
+	f.accepted = f.offered // or any part of it: see the evidence
+	return err
+}
+
+// cached says whether a write may complete before it is durable. Where it is not
+// known what the driver accepted, only a flush shows that it knows of the cache.
+func (f *Function) cached() bool {
+	return f.writeback.Load() && (!f.opts.TrapFree || f.flushes.Load())
+}
+
+// deviceConfig returns the device-specific configuration of the disk as it is.
+func (f *Function) deviceConfig() []byte {
+	info, o := f.info, &f.opts
+	info.Size = f.size.Load()
 	c := virtioblk.Config{
 		Capacity: uint64(info.Size) / virtioblk.SectorSize,
 		SegMax:   uint32(segMax(o.QueueSize)),
@@ -61,9 +90,21 @@ func deviceConfig(info disk.Info, o *Options) []byte {
 		MayUnmap:    info.ZeroUnmaps,
 		SecureErase: limits(info.SecureErase, info.LogicalBlock),
 	}
+	if o.TrapFree { // their feature bits come with others'
+		c.SizeMax, c.Geometry = maxSegmentSize, geometry(info.Size)
+	}
 	b := make([]byte, virtioblk.ConfigLen)
 	c.Encode(b)
 	return b
+}
+
+// geometry returns cylinders, heads and sectors of a disk, as far as they reach.
+func geometry(size int64) virtioblk.Geometry {
+	const heads, sectors = 16, 63
+	cylinders := size / virtioblk.SectorSize / (heads * sectors)
+	return virtioblk.Geometry{
+		Cylinders: uint16(min(cylinders, math.MaxUint16)), Heads: heads, Sectors: sectors,
+	}
 }
 
 func limits(l disk.RangeLimits, block uint32) virtioblk.Limits {

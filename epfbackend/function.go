@@ -32,8 +32,11 @@ type Function struct {
 	log     *slog.Logger
 	desc    epc.Description
 	offered virtio.Features
-	regs    *regfile.Trapped
+	mirror  regfile.Mirror    // trap-free only
 	bells   []doorbell.Source // one a queue
+	trapped *regfile.Trapped  // regs, if accesses are seen
+	sampler *sampler          // trap-free, while attached
+	wakeup  chan struct{}     // wakes the sampler
 
 	info     disk.Info // as it was at New; only the size ever changes
 	readOnly bool
@@ -42,14 +45,17 @@ type Function struct {
 
 	size      atomic.Int64 // of the disk, in bytes
 	writeback atomic.Bool  // completed writes may still be in a volatile cache
+	flushes   atomic.Bool  // the driver has asked for a flush since it was activated
 
 	mu       sync.Mutex
 	ctl      epc.Controller // nil while detached
+	regs     registers      // nil while a trap-free function is detached
 	accepted virtio.Features
 	workers  []*worker // by queue; nil where none runs
 	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool
 
+	refreshing sync.Mutex     // regs stays while it is held; taken before mu
 	background sync.WaitGroup // cache flushes
 	flushing   sync.Mutex     // one at a time
 	flushOwed  atomic.Bool    // one is to start
@@ -69,7 +75,7 @@ func New(store disk.Store, o Options) (*Function, error) {
 	o.setDefaults()
 	info := store.Info()
 	f := &Function{
-		store: store, opts: o, log: o.Log, offered: offer(info, o.Queues),
+		store: store, opts: o, log: o.Log, wakeup: make(chan struct{}, 1),
 		info: info, readOnly: info.ReadOnly,
 	}
 	f.size.Store(info.Size)
@@ -84,13 +90,15 @@ func New(store disk.Store, o Options) (*Function, error) {
 		virtioblk.Lifetime(*info.Lifetime).Encode(f.lifetime)
 	}
 
-	config := deviceConfig(info, &o)
+	if err := f.offer(); err != nil {
+		return nil, err
+	}
 	vectors := o.Queues + 1 // one for configuration changes
-	f.desc = describe(&o, vectors, len(config))
-	f.regs = regfile.NewTrapped(regfile.Config{
-		Offered: f.offered, Queues: o.Queues, QueueSize: o.QueueSize,
-		Vectors: vectors, DeviceConfig: config, Log: o.Log,
-	}, f)
+	f.desc = describe(&o, vectors, virtioblk.ConfigLen)
+	if !o.TrapFree {
+		f.trapped = f.newTrapped()
+		f.regs = f.trapped
+	}
 	for range o.Queues {
 		bell, err := doorbell.NewTrapped()
 		if err != nil {
@@ -115,53 +123,71 @@ func (f *Function) Close() error {
 // Features returns the feature bits that are offered to the driver.
 func (f *Function) Features() virtio.Features { return f.offered }
 
+// Lost says which features would be offered if the registers were trapped, and
+// why they are not.
+func (f *Function) Lost() []regfile.Loss { return f.mirror.Lost }
+
+// Active says whether a driver's queues are being served.
+func (f *Function) Active() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.workers, func(w *worker) bool { return w != nil })
+}
+
 // Describe implements epc.Function.
 func (f *Function) Describe() epc.Description { return f.desc }
 
 // ReadBAR implements epc.Function. What is not a register reads 0.
 func (f *Function) ReadBAR(bar int, off uint64, p []byte) {
 	clear(p)
-	if bar != registerBAR {
+	if bar != registerBAR || f.trapped == nil {
 		return
 	}
 	at := off % structSize
 	switch off - at {
 	case commonOffset:
-		f.regs.ReadCommon(at, p)
+		f.trapped.ReadCommon(at, p)
 	case isrOffset:
-		f.regs.ReadISR(at, p)
+		f.trapped.ReadISR(at, p)
 	case deviceOffset:
-		f.regs.ReadDevice(at, p)
+		f.trapped.ReadDevice(at, p)
 	}
 }
 
 // WriteBAR implements epc.Function. A write to what is not a register is
 // dropped.
 func (f *Function) WriteBAR(bar int, off uint64, p []byte) {
-	if bar != registerBAR {
+	if bar != registerBAR || f.trapped == nil {
 		return
 	}
 	at := off % structSize
 	switch off - at {
 	case commonOffset:
-		f.regs.WriteCommon(at, p)
+		f.trapped.WriteCommon(at, p)
 	case deviceOffset:
-		f.regs.WriteDevice(at, p)
+		f.trapped.WriteDevice(at, p)
 	case notifyOffset:
-		f.regs.Notify(int(at / notifyMultiplier))
+		f.trapped.Notify(int(at / notifyMultiplier))
 	}
 }
 
 // Attach implements epc.Function.
 func (f *Function) Attach(c epc.Controller) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.ctl, f.paused = c, false
+	f.mu.Unlock()
+	if f.opts.TrapFree {
+		f.attachTrapFree(c)
+	}
 }
 
 // Detach implements epc.Function. What is being read and written is finished, if
 // that does not take long; a reset would abandon it.
 func (f *Function) Detach() error {
+	if f.sampler != nil {
+		f.sampler.stop()
+		f.sampler = nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), detachPatience)
 	defer cancel()
 	if err := f.Pause(ctx); err != nil {
@@ -175,9 +201,14 @@ func (f *Function) Detach() error {
 			errs = multierror.Append(errs, fmt.Errorf("flush the disk: %w", err))
 		}
 	}
+	f.refreshing.Lock()
+	defer f.refreshing.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ctl = nil
+	if f.opts.TrapFree {
+		f.regs = nil // the memory was the controller's
+	}
 	return errs.ErrorOrNil()
 }
 
@@ -236,6 +267,11 @@ func (f *Function) Refresh() error {
 	size := f.store.Info().Size
 	f.size.Store(size)
 	f.log.Info("the disk has a new size", "bytes", size)
+	f.refreshing.Lock()
+	defer f.refreshing.Unlock()
+	if f.regs == nil {
+		return nil // who attaches finds the new size
+	}
 	live := f.regs.UpdateDeviceConfig(func(config []byte) {
 		binary.LittleEndian.PutUint64(config[virtioblk.CfgCapacity:], uint64(size)/virtioblk.SectorSize)
 	})

@@ -27,16 +27,24 @@ func (w *worker) interrupt() {
 // there.
 func (f *Function) interruptConfig() {
 	f.mu.Lock() // the controller is valid until Detach, which waits for this
-	attached := f.ctl != nil
+	attached, regs := f.ctl != nil, f.regs
 	msix := attached && f.ctl.MSIXEnabled()
-	if vector := f.regs.ConfigVector(); msix && vector != virtiopci.NoVector {
-		if err := f.ctl.RaiseMSIX(vector); err != nil {
-			f.log.Warn("configuration interrupt not delivered", "vector", vector, "err", err)
-		}
+	if msix {
+		f.raiseConfig(regs.ConfigVector())
 	}
 	f.mu.Unlock()
 	if attached && !msix {
-		f.regs.RaiseISR(virtiopci.ISRConfig)
+		regs.RaiseISR(virtiopci.ISRConfig)
+	}
+}
+
+// raiseConfig signals the vector of configuration changes. The caller holds f.mu.
+func (f *Function) raiseConfig(vector uint16) {
+	if vector == virtiopci.NoVector {
+		return
+	}
+	if err := f.ctl.RaiseMSIX(vector); err != nil {
+		f.log.Warn("configuration interrupt not delivered", "vector", vector, "err", err)
 	}
 }
 

@@ -47,10 +47,13 @@ func describe(o *Options, vectors, deviceConfigLen int) epc.Description {
 		},
 		MSIX: epc.MSIX{Vectors: vectors, TableBAR: msixTableBAR, PBABAR: msixPBABAR},
 	}
+	d.BARs[registerBAR].Size = registerSize
+	if o.TrapFree {
+		d.Identity.InterruptPin = 0 // reading the ISR status cannot release it
+		d.BARs[registerBAR].Memory = []epc.Area{{Size: registerSize}}
+	}
 	d.BARs[msixTableBAR].Size = msixBARSize(vectors * virtiopci.MSIXEntryLen)
 	d.BARs[msixPBABAR].Size = msixBARSize((vectors + 7) / 8)
-	d.BARs[registerBAR].Size = registerSize
-
 	add := func(c virtiopci.Cap) {
 		b := make([]byte, c.Len())
 		c.Encode(b, 0)
@@ -63,7 +66,9 @@ func describe(o *Options, vectors, deviceConfigLen int) epc.Description {
 		Type: virtiopci.NotifyCfg, BAR: registerBAR, Offset: notifyOffset,
 		Length: uint64(o.Queues * notifyMultiplier), NotifyMultiplier: notifyMultiplier,
 	})
-	d.Capabilities = append(d.Capabilities, configAccess())
+	if !o.TrapFree {
+		d.Capabilities = append(d.Capabilities, configAccess())
+	}
 	return d
 }
 

@@ -39,6 +39,14 @@ type Options struct {
 	// driver turns the write cache on.
 	WriteThrough bool
 
+	// TrapFree is for controllers that do not see register accesses: the BAR is
+	// plain memory, and what the driver did is found by looking.
+	TrapFree bool
+
+	// Rings are the ring formats that are offered. A trap-free function serves
+	// both, whatever this says.
+	Rings RingFormats
+
 	// Engine is how disk I/O is done.
 	Engine disk.EngineKind
 

@@ -123,8 +123,11 @@ func (w *worker) transfer(r *request, op disk.Op, a vring.Access) (virtioblk.Sta
 		return virtioblk.StatusOK, false
 	}
 	r.io.Op, r.io.Offset = op, off
-	r.io.Durable = op == disk.Write && !w.f.writeback.Load()
-	lent, err := w.lend(r, a)
+	r.io.Durable = op == disk.Write && !w.f.cached()
+	lent, err := false, error(nil)
+	if !w.f.opts.TrapFree {
+		lent, err = w.lend(r, a)
+	}
 	switch {
 	case err != nil:
 		return w.refuse(r, "data", err), false
@@ -176,6 +179,7 @@ func (w *worker) lend(r *request, a vring.Access) (bool, error) {
 }
 
 func (w *worker) flush(r *request) (virtioblk.Status, bool) {
+	w.f.flushes.Store(true)
 	if w.f.readOnly {
 		return virtioblk.StatusOK, false // nothing was written
 	}
@@ -205,7 +209,7 @@ func (w *worker) completed(r *request) {
 	}
 	err := r.io.Err
 	r.io.Err = nil
-	if w.broken {
+	if !w.live() {
 		return
 	}
 	status, atDisk := virtioblk.StatusOK, false

@@ -40,7 +40,10 @@ type worker struct {
 
 	ctl      epc.Controller
 	mem      *epc.View
-	ring     vring.Queue
+	queue    regfile.Queue
+	accepted virtio.Features
+	epoch    uint64      // of the activation it serves; trap-free only
+	ring     vring.Queue // nil until its format is known
 	broken   bool
 	engine   disk.Engine
 	complain limiter
@@ -62,16 +65,16 @@ func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 	w := &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
 		log: f.log.With("queue", i), ctl: f.ctl, mem: f.ctl.Memory().View(),
+		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(),
 	}
 	w.turnGuard = w.turn
-	ring, err := vring.NewSplit(w.mem, vring.Config{
-		Size: q.Size, Desc: q.Desc, Driver: q.Driver, Device: q.Device,
-		EventIdx: f.accepted.Has(virtio.EventIdx),
-		Indirect: f.accepted.Has(virtio.IndirectDesc),
-		// A driver that chose a smaller ring still has our SEG_MAX to go by.
-		MaxChain: min(max(q.Size, f.opts.QueueSize), maxChain),
-	})
-	w.ring = ring
+	var err error
+	if f.opts.TrapFree {
+		w.bounce.limit = bounceCountTrapFree
+	} else {
+		w.bounce.limit = bounceCount
+		err = w.negotiatedRing()
+	}
 	depth := min(q.Size, maxInFlight)
 	w.all = make([]request, depth)
 	w.free = make([]*request, depth)
@@ -178,10 +181,12 @@ func (w *worker) pause() {
 			return
 		}
 		asked := w.gate.asked()
-		if err := w.ring.Resolve(); err != nil && !w.broken {
-			w.log.Debug("ring memory is not there", "err", err)
-			w.gate.sleep(asked)
-			continue
+		if w.ring != nil && !w.broken {
+			if err := w.ring.Resolve(); err != nil {
+				w.log.Debug("ring memory is not there", "err", err)
+				w.gate.sleep(asked)
+				continue
+			}
 		}
 		if w.gate.pass() {
 			w.more = true
@@ -193,6 +198,7 @@ func (w *worker) pause() {
 // turn handles completions, then what is new in the ring. It touches host
 // memory, and may be cut short by a fault in it.
 func (w *worker) turn() error {
+	w.live()
 	for len(w.done) > 0 {
 		r := &w.all[w.done[0].Tag]
 		w.done = w.done[1:]
@@ -214,6 +220,11 @@ func (w *worker) fetch() error {
 	if w.broken || w.gate.wanted() != running {
 		return nil
 	}
+	if w.ring == nil {
+		if err := w.findRing(); err != nil || w.ring == nil {
+			return err
+		}
+	}
 	if err := w.ring.DisableNotifications(); err != nil {
 		return err
 	}
@@ -221,6 +232,9 @@ func (w *worker) fetch() error {
 	for budget := len(w.all); ; {
 		for ; len(w.free) > 0 && budget > 0; budget-- {
 			r := w.free[len(w.free)-1]
+			if !w.live() {
+				return nil
+			}
 			ok, err := w.ring.Next(&r.chain)
 			if !ok && err != nil {
 				return err
@@ -247,7 +261,7 @@ func (w *worker) fetch() error {
 
 // publish shows the driver what was used, and interrupts it if it wants that.
 func (w *worker) publish() error {
-	if !w.unseen || w.broken {
+	if !w.unseen || !w.live() {
 		return nil
 	}
 	w.unseen = false
@@ -256,6 +270,17 @@ func (w *worker) publish() error {
 		w.interrupt()
 	}
 	return err
+}
+
+// live says whether the memory of the host may be touched. A driver does not
+// wait for a trap-free device to finish its reset, so whether there was one is
+// looked up each time; a no is final.
+func (w *worker) live() bool {
+	if !w.broken && !w.f.regs.Live(w.epoch) {
+		w.broken = true
+		w.f.wake()
+	}
+	return !w.broken
 }
 
 // fail stops the service of this queue until a reset.

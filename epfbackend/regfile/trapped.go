@@ -21,6 +21,7 @@ const resetPatience = 2 * time.Second
 // Config describes a register file.
 type Config struct {
 	Offered      virtio.Features
+	Required     virtio.Features // of these, what a driver must accept; VERSION_1 in any case
 	Queues       int    // number of virtqueues, 1 to 65535
 	QueueSize    int    // largest size of each, a power of two
 	Vectors      int    // MSI-X vectors that the driver may assign
@@ -89,6 +90,22 @@ func (t *Trapped) ConfigVector() uint16 { return uint16(t.configVector.Load()) }
 
 // QueueVector returns the vector of queue i, virtiopci.NoVector for none.
 func (t *Trapped) QueueVector(i int) uint16 { return uint16(t.queueVectors[i].Load()) }
+
+// check says whether a driver may have accepted f.
+func (t *Trapped) check(f virtio.Features) error {
+	for bit := range t.cfg.Required.Minus(f).All {
+		return &virtio.FeatureError{Feature: bit, Reason: "not accepted, but the device was told to insist"}
+	}
+	return f.Validate(t.cfg.Offered)
+}
+
+// Epoch implements what the function needs of any register file. A driver waits
+// for the end of a reset, so there is only one activation at a time.
+func (t *Trapped) Epoch() uint64 { return 0 }
+
+// Live implements what the function needs of any register file: a queue that has
+// not been told to stop is wanted.
+func (t *Trapped) Live(uint64) bool { return true }
 
 // RaiseISR sets bits in the ISR status and asserts the interrupt pin (virtio 1.4
 // §4.1.4.5). A device that is being reset does not interrupt.
@@ -409,7 +426,7 @@ func (t *Trapped) writeStatus(s virtio.Status) {
 	s = s&^virtio.NeedsReset | t.status&virtio.NeedsReset // ours, not the driver's
 	added := s &^ t.status
 	if added.Has(virtio.FeaturesOK) {
-		if err := t.accepted.Validate(t.cfg.Offered); err != nil {
+		if err := t.check(t.accepted); err != nil {
 			t.cfg.Log.Warn("the driver's features are refused", "err", err)
 			s &^= virtio.FeaturesOK | virtio.DriverOK
 			added = s &^ t.status

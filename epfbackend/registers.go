@@ -1,0 +1,71 @@
+package epfbackend
+
+import (
+	"context"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
+	"github.com/vblk-ep/vblk-ep/internal/shm"
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+)
+
+// registers is a register file, of either kind, as the function uses it.
+type registers interface {
+	// Epoch identifies the activation that a queue is started for, and Live says
+	// whether it is still what the driver wants.
+	Epoch() uint64
+	Live(epoch uint64) bool
+
+	ConfigVector() uint16
+	QueueVector(i int) uint16
+	RaiseISR(bits uint8)
+
+	UpdateDeviceConfig(change func(config []byte)) (live bool)
+	NeedsReset() (live bool)
+	Reset(ctx context.Context) error
+}
+
+var (
+	_ registers = (*regfile.Trapped)(nil)
+	_ registers = (*regfile.TrapFree)(nil)
+)
+
+// trapped returns the register file of a function whose accesses are seen.
+func (f *Function) newTrapped() *regfile.Trapped {
+	var required virtio.Features
+	if f.opts.Rings == RingPacked {
+		required = virtio.NewFeatures(virtio.RingPacked)
+	}
+	return regfile.NewTrapped(regfile.Config{
+		Offered: f.offered, Required: required,
+		Queues: f.opts.Queues, QueueSize: f.opts.QueueSize,
+		Vectors: f.desc.MSIX.Vectors, DeviceConfig: f.deviceConfig(), Log: f.log,
+	}, f)
+}
+
+// newTrapFree writes the registers of a function into the memory of its BAR, and
+// returns the register file that watches them.
+func (f *Function) newTrapFree(bar shm.Window) *regfile.TrapFree {
+	return regfile.NewTrapFree(regfile.TrapFreeConfig{
+		Word: f.mirror.Word, Queues: f.opts.Queues, QueueSize: f.opts.QueueSize,
+		Vectors: f.desc.MSIX.Vectors, DeviceConfig: f.deviceConfig(),
+		DriverBytes: []int{virtioblk.CfgWriteback},
+		Common:      bar.Slice(commonOffset, virtiopci.CommonCfgLen),
+		ISR:         bar.Slice(isrOffset, 4),
+		Device:      bar.Slice(deviceOffset, virtioblk.ConfigLen),
+	}, f)
+}
+
+// attachTrapFree begins to watch the BAR that the controller gave us.
+func (f *Function) attachTrapFree(c epc.Controller) {
+	bar := shm.Of(c.BARMemory(registerBAR))
+	regs := f.newTrapFree(bar)
+	f.refreshing.Lock()
+	f.mu.Lock()
+	f.regs = regs
+	f.mu.Unlock()
+	f.refreshing.Unlock()
+	f.sampler = startSampler(f, regs, bar)
+}

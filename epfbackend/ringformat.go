@@ -1,0 +1,58 @@
+package epfbackend
+
+import (
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/vring"
+)
+
+// RingFormats says which formats of a virtqueue a driver may use.
+type RingFormats uint8
+
+// What a driver may use. One that is offered both takes the one it prefers;
+// Linux prefers packed. One that does not know packed virtqueues (firmware) is
+// refused where they are all there is.
+const (
+	RingSplit RingFormats = iota
+	RingPacked
+	RingBoth
+)
+
+// negotiatedRing makes the ring of a queue by what the driver negotiated.
+func (w *worker) negotiatedRing() error {
+	if w.accepted.Has(virtio.RingPacked) {
+		return w.makeRing(vring.PackedFormat)
+	}
+	return w.makeRing(vring.SplitFormat)
+}
+
+// findRing makes the ring of a queue by what stands in its memory, for what the
+// driver negotiated is not known: once the driver has made something available,
+// its format can be told.
+func (w *worker) findRing() error {
+	format, err := vring.FormatEvidence(w.mem, w.queue.Desc, w.queue.Driver)
+	if err != nil || format == vring.Undecided {
+		return err
+	}
+	w.log.Info("ring found", "format", format, "size", w.queue.Size)
+	return w.makeRing(format)
+}
+
+func (w *worker) makeRing(format vring.Format) (err error) {
+	trapFree := w.f.opts.TrapFree
+	cfg := vring.Config{
+		Size: w.queue.Size, Desc: w.queue.Desc, Driver: w.queue.Driver, Device: w.queue.Device,
+		EventIdx: w.accepted.Has(virtio.EventIdx) && !trapFree,
+		Indirect: w.accepted.Has(virtio.IndirectDesc),
+		// A driver that chose a smaller ring still has our SEG_MAX to go by.
+		MaxChain: min(max(w.queue.Size, w.f.opts.QueueSize), maxChain),
+	}
+	if format == vring.PackedFormat {
+		w.ring, err = vring.NewPacked(w.mem, cfg)
+	} else {
+		w.ring, err = vring.NewSplit(w.mem, cfg)
+	}
+	if err != nil {
+		w.ring = nil // and not an interface that holds a nil
+	}
+	return err
+}

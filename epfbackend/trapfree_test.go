@@ -1,0 +1,187 @@
+package epfbackend_test
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk/disktest"
+	"github.com/vblk-ep/vblk-ep/virtio"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+)
+
+// trapFree is a setup whose registers are plain memory, with a driver that does
+// not know packed virtqueues.
+func trapFree(s setup) setup {
+	s.options.TrapFree = true
+	s.refuse = append(s.refuse, virtio.RingPacked, virtio.NotificationData)
+	return s
+}
+
+func TestTrapFreeServesRequests(t *testing.T) {
+	engines(t, func(t *testing.T, o epfbackend.Options) {
+		r := newRig(t, trapFree(setup{options: o}))
+		roundTrips(r)
+		big := pattern(3<<20, 9)
+		r.must(virtioblk.TypeOut, 0, big)
+		require.True(t, bytes.Equal(big, r.must(virtioblk.TypeIn, 0, make([]byte, len(big)))))
+		require.True(t, bytes.Equal(big, r.onDisk(0, len(big))))
+	})
+}
+
+// One driver after the other uses the device; none waits for the end of a reset,
+// and none finds a queue enabled that it has not enabled.
+func TestTrapFreeDriversComeAndGo(t *testing.T) {
+	r := newRig(t, trapFree(setup{}))
+	for range 100 {
+		r.alive()
+		require.NoError(t, r.dev.Reset())
+		enabled, err := r.dev.Read(virtiopci.QueueEnable, 2)
+		require.NoError(t, err)
+		require.Zero(t, enabled)
+		r.start()
+	}
+}
+
+// A write is durable when it completes until the driver has shown, by a flush,
+// that it knows of the cache; the next driver has to show it again.
+func TestTrapFreeWriteCacheByEvidence(t *testing.T) {
+	s, rec := recorded(trapFree(setup{}))
+	r := newRig(t, s)
+	write := func() bool { return modified(r, rec) }
+	for range 2 {
+		require.True(t, write(), "nothing was flushed yet")
+		r.must(virtioblk.TypeFlush, 0, nil)
+		require.False(t, write(), "flushes are to be expected")
+		require.NoError(t, r.dev.WriteDeviceConfig(virtioblk.CfgWriteback, []byte{0}))
+		require.Eventually(t, write, patience, 2*epfbackend.ReactionTime, "the driver turned the cache off")
+		require.NoError(t, r.dev.WriteDeviceConfig(virtioblk.CfgWriteback, []byte{1}))
+		require.Eventually(t, func() bool { return !write() }, patience, 2*epfbackend.ReactionTime)
+		r.revive()
+	}
+}
+
+// A driver that resets in the middle of I/O sees neither data nor used buffers
+// arrive later, though the disk was slow and the driver did not wait.
+func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
+	for _, kind := range []virtioblk.RequestType{virtioblk.TypeIn, virtioblk.TypeOut} {
+		t.Run(kind.String(), func(t *testing.T) {
+			var faults *disktest.Faults
+			r := newRig(t, faulty(trapFree(setup{}), &faults))
+			r.must(virtioblk.TypeOut, 0, pattern(64<<10, 1))
+			q := r.request(64 << 10)
+			q.Type = kind
+			op := map[virtioblk.RequestType]disk.Op{virtioblk.TypeIn: disk.Read, virtioblk.TypeOut: disk.Write}[kind]
+			r.hold(faults, q, op, 200*time.Millisecond)
+
+			require.NoError(t, r.dev.SetStatus(virtio.Reset))
+			time.Sleep(50 * epfbackend.ReactionTime)
+			mine := bytes.Repeat([]byte{0xee}, len(q.Data()))
+			copy(q.Data(), mine)
+			time.Sleep(400 * time.Millisecond)
+			require.True(t, bytes.Equal(mine, q.Data()), "memory was written after a reset")
+			done, err := r.q.Poll(nil)
+			require.NoError(t, err)
+			require.Empty(t, done, "a buffer was used after a reset")
+			faults.Clear()
+			r.revive()
+		})
+	}
+}
+
+func TestTrapFreeResize(t *testing.T) {
+	r := newRig(t, trapFree(setup{}))
+	before, err := r.dev.Read(virtiopci.ConfigGeneration, 1)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(r.path, 2*diskSize))
+	require.NoError(t, r.fn.Refresh())
+	c, err := r.dev.Config()
+	require.NoError(t, err)
+	require.EqualValues(t, 2*diskSize/sector, c.Capacity)
+	after, err := r.dev.Read(virtiopci.ConfigGeneration, 1)
+	require.NoError(t, err)
+	require.NotEqual(t, before, after)
+	came, _, err := r.dev.AwaitInterrupt(0, patience)
+	require.NoError(t, err)
+	require.True(t, came)
+	r.must(virtioblk.TypeIn, 2*diskSize/sector-1, make([]byte, sector))
+}
+
+// A disk that changes while nobody is there touches no registers, for their
+// memory is gone; who comes next finds the new size.
+func TestTrapFreeResizeWhileDetached(t *testing.T) {
+	r := newRig(t, trapFree(setup{}))
+	r.alive()
+	r.unplug()
+	require.NoError(t, os.Truncate(r.path, 2*diskSize))
+	require.NoError(t, r.fn.Refresh())
+	r.plug()
+	c, err := r.dev.Config()
+	require.NoError(t, err)
+	require.EqualValues(t, 2*diskSize/sector, c.Capacity)
+	r.revive()
+}
+
+// Looking costs hardly more than waking up does, and that is seldom when there is
+// nothing to see.
+func TestTrapFreeIsIdleWhenIdle(t *testing.T) {
+	const period = epfbackend.ReactionTime
+	least := func(during func(end <-chan time.Time)) float64 {
+		share := 1.0
+		for range 3 { // what else goes on can only add
+			before, began := processorTime(t), time.Now()
+			during(time.After(time.Second))
+			share = min(share, float64(processorTime(t)-before)/float64(time.Since(began)))
+		}
+		return share
+	}
+	bare := least(func(end <-chan time.Time) {
+		for tick := time.NewTicker(period); ; {
+			select {
+			case <-tick.C:
+			case <-end:
+				tick.Stop()
+				return
+			}
+		}
+	})
+	r := newRig(t, trapFree(setup{}))
+	r.alive()
+	time.Sleep(20 * period) // until it looks as seldom as it ever does
+	idle := least(func(end <-chan time.Time) { <-end })
+	t.Logf("%.2f %% of a core; a bare timer of %v: %.2f %%", 100*idle, period, 100*bare)
+	require.Less(t, idle, 2*bare+0.001)
+}
+
+func processorTime(t *testing.T) time.Duration {
+	var u unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// How late a reset is noticed when nothing goes on: by the sampler's period, and
+// what the scheduler adds.
+func TestTrapFreeReactionTime(t *testing.T) {
+	r := newRig(t, trapFree(setup{}))
+	var late []time.Duration
+	for range 200 {
+		r.alive()
+		require.NoError(t, r.dev.SetStatus(virtio.Reset))
+		began := time.Now()
+		for r.fn.Active() {
+			require.Less(t, time.Since(began), patience)
+		}
+		late = append(late, time.Since(began))
+		r.start()
+	}
+	slices.Sort(late)
+	t.Logf("noticed after %v (median), %v (99 of 100), %v (worst)", late[100], late[197], late[199])
+}
