@@ -10,6 +10,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/doorbell"
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
 
@@ -28,9 +29,17 @@ type summary struct {
 	Serial        string   `json:"serial"`
 	Queues        int      `json:"queues"`
 	QueueSize     int      `json:"queue_size"`
+	TrapFree      bool     `json:"trap_free"`
 	Features      string   `json:"features"`
+	Lost          []lost   `json:"lost_features"` // trap-free only
 	Socket        string   `json:"socket"`
 	QEMU          []string `json:"qemu_args"`
+}
+
+// lost is a feature that a trap-free function cannot offer.
+type lost struct {
+	Feature string `json:"feature"`
+	Why     string `json:"why"`
 }
 
 func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summary, error) {
@@ -45,13 +54,29 @@ func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summar
 		ReadOnly: info.ReadOnly, Direct: info.Direct, DirectWhy: info.DirectWhy,
 		Engine: engine, Cache: "writeback", Serial: fn.Serial(),
 		Queues: o.Queues, QueueSize: o.QueueSize,
-		Features: fn.Features().Describe(virtioblk.FeatureNames),
+		Features: featureNames(fn.Features()),
+		TrapFree: o.TrapFree,
 		Socket:   socket, QEMU: qemuArgs(socket),
+	}
+	for _, l := range fn.Lost() {
+		s.Lost = append(s.Lost, lost{l.Feature.Name(virtioblk.FeatureNames), l.Reason})
 	}
 	if o.WriteThrough {
 		s.Cache = "writethrough"
 	}
 	return s, nil
+}
+
+// featureNames lists the bits of f that mean something. Where one comes along
+// only because its twin is offered, it may mean nothing.
+func featureNames(f virtio.Features) string {
+	var names []string
+	for bit := range f.All {
+		if name := bit.Name(virtioblk.FeatureNames); !strings.HasPrefix(name, "bit ") {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
 }
 
 // engineName finds out by which engine a disk's I/O would be done.
@@ -101,8 +126,15 @@ func (s *summary) print(w io.Writer) {
 	fmt.Fprintf(w, "  blocks    %d bytes logical, %d bytes physical\n", s.LogicalBlock, s.PhysicalBlock)
 	fmt.Fprintf(w, "  disk I/O  %s, %s (%s)\n", s.Engine, io, s.DirectWhy)
 	fmt.Fprintf(w, "  device    virtio-blk, %s of %d, serial %q, cache %s\n", queues, s.QueueSize, s.Serial, s.Cache)
-	fmt.Fprintf(w, "  features  %s\n", strings.Trim(s.Features, "{}"))
-	fmt.Fprintf(w, "  slot      %s\n", s.Socket)
+	fmt.Fprintf(w, "  features  %s\n", s.Features)
+	for _, l := range s.Lost {
+		fmt.Fprintf(w, "  lost      %s: %s\n", l.Feature, l.Why)
+	}
+	mode := ""
+	if s.TrapFree {
+		mode = ", trap-free"
+	}
+	fmt.Fprintf(w, "  slot      %s%s\n", s.Socket, mode)
 }
 
 func (s *summary) printQEMU(w io.Writer) {

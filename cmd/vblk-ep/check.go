@@ -40,7 +40,7 @@ func check(args []string, out, errOut io.Writer) error {
 	if err := o.parse("check", checkUsage, args, out); err != nil {
 		return err
 	}
-	sockets, err := socketPaths(o.epc, o.disks)
+	sockets, err := socketPaths(o.slot, o.disks)
 	if errors.Is(err, errUsage) {
 		return err
 	}

@@ -85,6 +85,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE --subsystem 1af4", "two hexadecimal numbers"},
 		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
 		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},
+		{"serve --disk IMAGE --epc vfio-user:x,fast", `unknown option "fast": choose trap-free`},
+		{"serve --disk IMAGE,ring=torn", "choose both, packed, split"},
 		{"serve --disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep serve --help'"},
 		{"serve IMAGE", "disks are named with --disk"},
 		{"check --disk IMAGE extra", "unexpected argument"},
@@ -129,8 +131,17 @@ func TestCheckTellsWhatWouldBeExported(t *testing.T) {
 	require.Equal(t, "S1", e.Serial)
 	require.Equal(t, 2, e.Queues)
 	require.True(t, e.ReadOnly)
-	require.Contains(t, e.Features, " RO ")
+	require.Contains(t, strings.Fields(e.Features), "RO")
 	require.NoFileExists(t, socket, "check exports nothing")
+}
+
+func TestCheckTellsWhatTrapFreeCosts(t *testing.T) {
+	code, out, errOut := cli("check", "--disk", newImage(t, 1<<20), "--epc", "vfio-user:,trap-free")
+	require.Equal(t, exitOK, code, errOut)
+	for _, want := range []string{"RING_PACKED", "lost      FLUSH: ", "lost      EVENT_IDX: ", ", trap-free\n"} {
+		require.Contains(t, out, want)
+	}
+	require.NotRegexp(t, `features .*bit \d`, out, "bits without a meaning are not listed")
 }
 
 func TestCheckTellsEveryProblem(t *testing.T) {

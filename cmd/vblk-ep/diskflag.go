@@ -53,6 +53,12 @@ var diskOptions = map[string]func(spec *diskSpec, value string) error{
 		spec.offer.WriteThrough, err = choose(v, map[string]bool{"writeback": false, "writethrough": true})
 		return err
 	},
+	"ring": func(spec *diskSpec, v string) (err error) {
+		spec.offer.Rings, err = choose(v, map[string]epfbackend.RingFormats{
+			"split": epfbackend.RingSplit, "packed": epfbackend.RingPacked, "both": epfbackend.RingBoth,
+		})
+		return err
+	},
 	"direct": func(spec *diskSpec, v string) (err error) {
 		spec.open.Direct, err = choose(v, map[string]disk.DirectMode{
 			"auto": disk.DirectAuto, "on": disk.DirectOn, "off": disk.DirectOff,

@@ -15,7 +15,7 @@ import (
 // options are the flags that serve and check share.
 type options struct {
 	disks     diskFlag
-	epc       string
+	slot      slotFlag
 	engine    string
 	subsystem string
 	force     bool
@@ -27,8 +27,11 @@ const optionsUsage = `
 Options:
   --disk PATH[,OPTION...]   a block device, a partition, a file, or null:SIZE;
                             again for each further disk, each a function of its own
-  --epc vfio-user:SOCKET    offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
-                            default: /run/vblk-ep/NAME.sock, NAME being the disk's
+  --epc vfio-user:[SOCKET][,trap-free]
+                            offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
+                            default: /run/vblk-ep/NAME.sock, NAME being the disk's;
+                            trap-free makes the registers plain memory, as on an
+                            endpoint controller that sees no register accesses
   --io auto|io_uring|plain  how disk I/O is done (auto: io_uring where the kernel lets us)
   --subsystem VVVV:DDDD     subsystem vendor and device id, in hexadecimal
   --force                   export the disk although it is mounted or in use
@@ -43,6 +46,8 @@ Options of a disk:
   cache=writeback|writethrough
                             writethrough makes each write durable before it completes,
                             until the driver turns the cache on (default writeback)
+  ring=split|packed|both    ring formats that the driver may use (default split;
+                            trap-free: both)
   direct=auto|on|off        bypass this machine's page cache (auto: where the disk can)
   block-size=SIZE           logical block size of a file: 512 (default) to 4K
 A comma that belongs to a path is written twice.
@@ -53,7 +58,7 @@ func (o *options) parse(name, head string, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Var(&o.disks, "disk", "")
-	fs.StringVar(&o.epc, "epc", "", "")
+	fs.Var(&o.slot, "epc", "")
 	fs.StringVar(&o.engine, "io", "auto", "")
 	fs.StringVar(&o.subsystem, "subsystem", "", "")
 	fs.BoolVar(&o.force, "force", false, "")
@@ -108,7 +113,7 @@ func (o *options) complete() error {
 	for i := range o.disks {
 		d := &o.disks[i]
 		d.open.Force = o.force
-		d.offer.Engine = engine
+		d.offer.Engine, d.offer.TrapFree = engine, o.slot.trapFree
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device
 	}
 	return nil

@@ -52,7 +52,7 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 	if err := o.parse("serve", serveUsage, args, out); err != nil {
 		return err
 	}
-	sockets, err := socketPaths(o.epc, o.disks)
+	sockets, err := socketPaths(o.slot, o.disks)
 	if err != nil {
 		return err
 	}

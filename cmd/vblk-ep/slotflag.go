@@ -9,6 +9,32 @@ import (
 
 const vfioUserScheme = "vfio-user:"
 
+// slotFlag is --epc: which controller the functions are on, and what it is to do
+// for them.
+type slotFlag struct {
+	socket   string // of the first virtual slot; empty: by the disk's name
+	trapFree bool
+}
+
+func (s *slotFlag) String() string { return "" }
+
+// Set reads vfio-user:[SOCKET][,trap-free].
+func (s *slotFlag) Set(text string) error {
+	rest, ok := strings.CutPrefix(text, vfioUserScheme)
+	parts := splitCommas(rest)
+	if !ok || (parts[0] == "" && len(parts) == 1) {
+		return usageError("--epc %s: write --epc vfio-user:SOCKET[,trap-free]", text)
+	}
+	s.socket = parts[0]
+	for _, option := range parts[1:] {
+		if option != "trap-free" {
+			return usageError("--epc %s: unknown option %q: choose trap-free", text, option)
+		}
+		s.trapFree = true
+	}
+	return nil
+}
+
 // controllers lists the endpoint controllers of this machine.
 func controllers() []string {
 	entries, err := os.ReadDir("/sys/class/pci_epc")
@@ -24,21 +50,19 @@ func controllers() []string {
 
 // socketPaths says where the virtual slots of the disks are: where --epc wants
 // them, else at a path that follows from the disk's name.
-func socketPaths(epc string, disks []diskSpec) ([]string, error) {
-	if epc == "" {
+func socketPaths(slot slotFlag, disks []diskSpec) ([]string, error) {
+	if slot == (slotFlag{}) {
 		if found := controllers(); len(found) > 0 {
 			return nil, fmt.Errorf("endpoint controller %s cannot be used yet: add --epc vfio-user:SOCKET for a virtual slot",
 				found[0])
 		}
-		return defaultSockets(disks), nil
 	}
-	path, ok := strings.CutPrefix(epc, vfioUserScheme)
-	if !ok || path == "" {
-		return nil, usageError("--epc %s: write --epc vfio-user:SOCKET", epc)
+	if slot.socket == "" {
+		return defaultSockets(disks), nil
 	}
 	paths := make([]string, len(disks))
 	for i := range disks {
-		paths[i] = numbered(path, i)
+		paths[i] = numbered(slot.socket, i)
 	}
 	return paths, nil
 }
