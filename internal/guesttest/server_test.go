@@ -69,11 +69,17 @@ func serve(t *testing.T, p *program, disks ...string) *server {
 // serveWith is serve with more flags.
 func serveWith(t *testing.T, p *program, flags []string, disks ...string) *server {
 	t.Helper()
+	return serveIn(t, p, "", flags, disks...)
+}
+
+// serveIn is serveWith for a slot with options.
+func serveIn(t *testing.T, p *program, slot string, flags []string, disks ...string) *server {
+	t.Helper()
 	// A socket's path must be short, which t.TempDir is not.
 	dir, err := os.MkdirTemp("", "vblk-ep-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	args := append([]string{"serve", "--verbose", "--json", "--epc", "vfio-user:" + filepath.Join(dir, "slot.sock")}, flags...)
+	args := append([]string{"serve", "--verbose", "--json", "--epc", "vfio-user:" + filepath.Join(dir, "slot.sock") + slot}, flags...)
 	for _, d := range disks {
 		args = append(args, "--disk", d)
 	}

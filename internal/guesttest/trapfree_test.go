@@ -1,0 +1,245 @@
+package guesttest
+
+import (
+	"fmt"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// serveTrapFree is serve for disks whose registers are plain memory. The test
+// fails if any guest's access to them came as a message.
+func serveTrapFree(t *testing.T, disks ...string) *server {
+	t.Helper()
+	s := serveIn(t, checked, ",trap-free", nil, disks...)
+	t.Cleanup(func() {
+		counts := messages.FindAllStringSubmatch(s.log.String(), -1)
+		assert.NotEmpty(t, counts, "the server counts the messages of each guest")
+		for _, m := range counts {
+			assert.Equal(t, "0", m[1], "accesses to registers that came as messages")
+		}
+	})
+	return s
+}
+
+var (
+	messages = regexp.MustCompile(`accesses to BAR memory that came as messages.* count=(\d+)`)
+	ringSeen = regexp.MustCompile(`ring found.* format=(\w+)`)
+)
+
+// rings returns the formats of the rings that the server found, in order.
+func (s *server) rings() []string {
+	var formats []string
+	for _, m := range ringSeen.FindAllStringSubmatch(s.log.String(), -1) {
+		formats = append(formats, m[1])
+	}
+	return formats
+}
+
+// TestVMTrapFree is what TestVMData shows, by registers that are plain memory:
+// the stock drivers bind, and what they write is what they read and what is on
+// the disk.
+func TestVMTrapFree(t *testing.T) {
+	eachKernel(t, func(t *testing.T, k vm.Kernel) {
+		files, raw, locked := image(t, "files.img", 256*mib), image(t, "raw.img", 128*mib), image(t, "locked.img", 16*mib)
+		back := blktest.Loop(t, image(t, "back.img", 16*mib), blktest.LoopOptions{})
+		fourK := blktest.Loop(t, image(t, "4k.img", 64*mib), blktest.LoopOptions{BlockSize: 4096})
+		s := serveTrapFree(t, files+",serial=FILES", raw, back, fourK, locked+",readonly")
+		g := boot(t, vm.Config{Kernel: k, CPUs: 4, Devices: s.devices()})
+
+		var sums string
+		t.Run("values", func(t *testing.T) {
+			got := shown(t, g, "vda")
+			for name, want := range map[string]string{
+				"driver": "virtio_blk", "status": "0x0000000f", "serial": "FILES", "ro": "0", "vectors": "2",
+				"size": fmt.Sprint(256 * mib / 512), "write_cache": "write back", "depth": "256", "queues": "1",
+			} {
+				assert.Equal(t, want, got[name], name)
+			}
+			assert.Equal(t, "4096", shown(t, g, "vdd")["logical_block_size"])
+			assert.Equal(t, "1", shown(t, g, "vde")["ro"])
+		})
+		t.Run("file system", func(t *testing.T) { sums = fileSystem(t, g) })
+		t.Run("random", func(t *testing.T) {
+			g.sh(t, `
+				fio --name=mixed --filename=/dev/vdb --direct=1 --rw=randrw --bsrange=512-256k --numjobs=4 --size=16m \
+					--offset_increment=16m --ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1
+				fio --name=4k --filename=/dev/vdd --direct=1 --rw=randrw --bsrange=4k-64k --size=32m \
+					--ioengine=io_uring --iodepth=32 --verify=crc32c --verify_fatal=1
+			`)
+		})
+		t.Run("discard", func(t *testing.T) { discards(t, g, raw) })
+		t.Run("flush", func(t *testing.T) { evidence(t, g, back) })
+		t.Run("read-only", func(t *testing.T) {
+			g.sh(t, `
+				blockdev --setrw /dev/vde
+				if dd if=/dev/zero of=/dev/vde bs=4k count=4 oflag=direct; then exit 1; fi
+			`)
+		})
+		t.Run("resize", func(t *testing.T) {
+			require.NoError(t, unix.Truncate(locked, 32*mib))
+			g.sh(t, fmt.Sprintf("within 20 sh -c '[ $(blockdev --getsize64 /dev/vde) = %d ]'", 32*mib))
+		})
+		g.powerOff(t)
+		assert.Contains(t, s.rings(), "packed", "Linux takes the packed ring")
+		s.stop(t)
+		t.Run("file system outside", func(t *testing.T) { checkFiles(t, files, sums) })
+	})
+}
+
+// evidence shows that writes are durable until the driver's first flush, and that
+// the disk's cache is used from then on.
+func evidence(t *testing.T, g *guest, disk string) {
+	plain, synced := fmt.Sprintf(plainWrites, "vdc"), fmt.Sprintf(syncedWrites, "vdc")
+	assert.GreaterOrEqual(t, flushesOf(t, g, disk, plain), writes, "no flush was seen yet: each write is durable")
+	assert.GreaterOrEqual(t, flushesOf(t, g, disk, synced), writes)
+	assert.Zero(t, flushesOf(t, g, disk, plain), "the driver has shown that it flushes")
+	assert.Equal(t, writes, flushesOf(t, g, disk, synced), "each flush of the guest is one of the disk")
+}
+
+// TestVMTrapFreeRebind takes the device from its driver in the middle of I/O and
+// gives it back, hundreds of times: no driver waits for the end of a reset.
+func TestVMTrapFreeRebind(t *testing.T) {
+	const rounds = 200
+	parallel(t, 1)
+	disk := image(t, "disk.img", 64*mib)
+	s := serveTrapFree(t, disk)
+	g := boot(t, vm.Config{CPUs: 2, Devices: s.devices(), Timeout: 15 * time.Minute})
+	g.trouble = true // requests that are cut off are I/O errors to the guest
+	sum := g.sh(t, pattern)
+	g.sh(t, fmt.Sprintf(`
+		driver=/sys/bus/virtio/drivers/virtio_blk device=$(virtio vda)
+		for i in $(seq %d); do
+			dd if=/dev/vda of=/dev/null bs=256k iflag=direct status=none 2>/dev/null &
+			dd if=/dev/zero of=/dev/vda bs=64k seek=512 iflag=fullblock oflag=direct status=none 2>/dev/null &
+			echo $device >$driver/unbind
+			wait
+			echo $device >$driver/bind
+			[ "$(cat /sys/block/vda/device/status)" = 0x0000000f ] || { echo "round $i"; exit 1; }
+		done
+	`, rounds))
+	assert.Equal(t, sum, g.sh(t, verify), "what nobody wrote to is what it was")
+	g.powerOff(t)
+	s.stop(t)
+}
+
+// TestVMTrapFreeRestarts has one server outlive firmware, kernels that reboot
+// and are reset in the middle of I/O, and guests that are killed.
+func TestVMTrapFreeRestarts(t *testing.T) {
+	parallel(t, 1)
+	disk := bootable(t, "disk.img", "read by the firmware")
+	s := serveTrapFree(t, disk)
+	res, err := vm.Run(t.Context(), vm.Config{
+		BootDisk: true, Until: "written", Devices: []string{vm.VFIOUser(s.exports[0].Socket, vm.BootIndex(0))},
+	})
+	require.NoError(t, err)
+	assert.Contains(t, res.Debug, "read by the firmware")
+	assert.Equal(t, content(t, disk, loadFrom*512, saveSectors*512), content(t, disk, saveTo*512, saveSectors*512))
+	assert.Equal(t, []string{"split"}, s.rings(), "the firmware knows split rings only")
+
+	require.NoError(t, unix.Truncate(disk, 64*mib))
+	cfg := vm.Config{CPUs: 1, Devices: s.devices(), Reboot: true}
+	g := boot(t, cfg)
+	sum := g.sh(t, pattern)
+	g.sh(t, load)
+	g.tell(t, "reboot -f")
+	g.up(t)
+	assert.Equal(t, sum, g.sh(t, verify), "after a reboot")
+	g.sh(t, load)
+	_, err = g.QMP(t.Context(), "system_reset", nil)
+	require.NoError(t, err)
+	g.up(t)
+	assert.Equal(t, sum, g.sh(t, verify), "after a reset")
+	g.quiet(t)
+	g.sh(t, load)
+	g.Kill()
+	_, err = g.Wait()
+	require.Error(t, err, "a guest that is killed has not ended well")
+	g = boot(t, cfg)
+	assert.Equal(t, sum, g.sh(t, verify), "after a guest that was killed")
+	g.powerOff(t)
+	s.stop(t)
+}
+
+// TestVMTrapFreeFirmware has every firmware boot from one server's disk, one
+// after the other, and stock kernels of two machines in between.
+func TestVMTrapFreeFirmware(t *testing.T) {
+	parallel(t, 1)
+	const text = "read by the firmware"
+	disk := image(t, "disk.img", 64*mib)
+	boots, err := vm.BootImage(text, nil)
+	require.NoError(t, err)
+	require.Less(t, len(boots), 40*mib)
+	patch(t, disk, 0, boots)
+	s := serveTrapFree(t, disk+",serial=FIRMWARE")
+	for _, m := range []struct {
+		name     string
+		kernel   vm.Kernel
+		firmware vm.Firmware
+	}{
+		{"SeaBIOS", vm.Kernel{}, vm.DefaultFirmware},
+		{"OVMF", vm.Kernel{}, vm.EDK2},
+		{"edk2 on arm64", vm.ARM64(), vm.EDK2},
+		{"U-Boot on arm64", vm.ARM64(), vm.UBoot},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			_, err := vm.Run(t.Context(), vm.Config{
+				Kernel: m.kernel, Firmware: m.firmware, BootDisk: true, Until: text, Timeout: guestTime,
+				Devices: []string{vm.VFIOUser(s.exports[0].Socket, vm.BootIndex(0))},
+			})
+			require.NoError(t, err)
+			s.alive(t)
+			g := boot(t, vm.Config{Kernel: m.kernel, Devices: s.devices()})
+			g.sh(t, `
+				[ $(cat /sys/block/vda/serial) = FIRMWARE ]
+				fio --name=after --filename=/dev/vda --offset=40m --size=8m --direct=1 --rw=randrw --bsrange=4k-64k \
+					--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1
+			`)
+			g.powerOff(t)
+		})
+	}
+	s.stop(t)
+}
+
+// TestVMTrapFreeQueues sets up four queues through one set of registers, again
+// and again: either all of them are captured and served, or the device says that
+// it needs a reset and serves none.
+func TestVMTrapFreeQueues(t *testing.T) {
+	const rounds = 20
+	parallel(t, 1)
+	disk := image(t, "disk.img", 64*mib)
+	s := serveTrapFree(t, disk+",queues=4")
+	s.trouble = true // a queue may be missed
+	g := boot(t, vm.Config{CPUs: 4, Devices: s.devices(), Timeout: 4 * time.Minute})
+	g.trouble = true
+	out := g.sh(t, fmt.Sprintf(`
+		driver=/sys/bus/virtio/drivers/virtio_blk device=$(basename $(readlink -f /sys/bus/virtio/devices/virtio0))
+		served=0
+		for i in $(seq %d); do
+			echo $device >$driver/unbind
+			echo $device >$driver/bind &
+			within 5 test -b /dev/vda || true
+			case $(cat /sys/bus/virtio/devices/$device/status) in
+			0x0000000f)
+				for cpu in 0 1 2 3; do
+					taskset -c $cpu dd if=/dev/vda of=/dev/null bs=4k count=8 iflag=direct status=none || exit 1
+				done
+				served=$((served + 1)) ;;
+			*) echo needs reset ;;
+			esac
+			wait
+		done
+		echo served=$served
+	`, rounds))
+	t.Logf("%d rounds: %s", rounds, out)
+	assert.Contains(t, out, "served=")
+	g.powerOff(t)
+	s.stop(t)
+}
