@@ -22,10 +22,10 @@ const resetPatience = 2 * time.Second
 type Config struct {
 	Offered      virtio.Features
 	Required     virtio.Features // of these, what a driver must accept; VERSION_1 in any case
-	Queues       int    // number of virtqueues, 1 to 65535
-	QueueSize    int    // largest size of each, a power of two
-	Vectors      int    // MSI-X vectors that the driver may assign
-	DeviceConfig []byte // device-specific configuration at reset
+	Queues       int             // number of virtqueues, 1 to 65535
+	QueueSize    int             // largest size of each, a power of two
+	Vectors      int             // MSI-X vectors that the driver may assign
+	DeviceConfig []byte          // device-specific configuration at reset
 	Log          *slog.Logger
 }
 
