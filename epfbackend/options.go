@@ -64,6 +64,8 @@ func (o Options) Check() error {
 	switch {
 	case o.Queues < 1 || o.Queues > maxQueues:
 		return fmt.Errorf("%w: queues=%d: choose 1 to %d", ErrOption, o.Queues, maxQueues)
+	case o.TrapFree && o.Queues > 1:
+		return fmt.Errorf("%w: queues=%d: a trap-free slot has one queue; leave queues out", ErrOption, o.Queues)
 	case o.QueueSize < minQueueSize || o.QueueSize > maxQueueSize || bits.OnesCount(uint(o.QueueSize)) != 1:
 		return fmt.Errorf("%w: queue-size=%d: choose a power of two from %d to %d",
 			ErrOption, o.QueueSize, minQueueSize, maxQueueSize)

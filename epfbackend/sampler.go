@@ -18,10 +18,6 @@ const (
 	// the longer the longer nothing came, from samplerNap up to ReactionTime.
 	samplerSpin = 20 * time.Microsecond
 	samplerNap  = 50 * time.Microsecond
-
-	// busyTime bounds how long the sampler follows a driver that sets up several
-	// queues without a pause. A driver may stop in the middle.
-	busyTime = 2 * time.Second
 )
 
 // sampler finds out what the driver does to a BAR that is plain memory: it looks
@@ -42,23 +38,9 @@ func startSampler(f *Function, regs *regfile.TrapFree, bar shm.Window) *sampler 
 		pace: doorbell.NewPace(samplerSpin, samplerNap, ReactionTime),
 		end:  make(chan struct{}), ended: make(chan struct{}),
 	}
-	s.bell = doorbell.NewPolled(bar.Slice(notifyOffset, notifyMultiplier), everyBell{f.bells[0], f.bells})
+	s.bell = doorbell.NewPolled(bar.Slice(notifyOffset, notifyMultiplier), f.bells[0])
 	go s.run()
 	return s
-}
-
-// everyBell rings the doorbells of all queues. Registers that are memory read the
-// same for each queue, queue_notify_off too, so all notify through one word; which
-// queue was meant may be overwritten before it is seen.
-type everyBell struct {
-	doorbell.Source
-	all []doorbell.Source
-}
-
-func (e everyBell) Ring() {
-	for _, b := range e.all {
-		b.Ring()
-	}
 }
 
 // stop returns when the sampler no longer looks at anything.
@@ -96,9 +78,6 @@ func (s *sampler) run() {
 // come first: who is rung must be there.
 func (s *sampler) look() time.Duration {
 	s.sample()
-	for began := time.Now(); s.regs.Busy() && time.Since(began) < busyTime; {
-		s.sample()
-	}
 	return s.pace.Next(time.Now(), s.bell.Poll())
 }
 

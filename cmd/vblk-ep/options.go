@@ -115,6 +115,9 @@ func (o *options) complete() error {
 		d.open.Force = o.force
 		d.offer.Engine, d.offer.TrapFree = engine, o.slot.trapFree
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device
+		if err := d.offer.Check(); err != nil { // what depends on the slot
+			return usageError("--disk %s: %v", d.path, err)
+		}
 	}
 	return nil
 }

@@ -207,39 +207,3 @@ func TestVMTrapFreeFirmware(t *testing.T) {
 	}
 	s.stop(t)
 }
-
-// TestVMTrapFreeQueues sets up four queues through one set of registers, again
-// and again: either all of them are captured and served, or the device says that
-// it needs a reset and serves none.
-func TestVMTrapFreeQueues(t *testing.T) {
-	const rounds = 20
-	parallel(t, 1)
-	disk := image(t, "disk.img", 64*mib)
-	s := serveTrapFree(t, disk+",queues=4")
-	s.trouble = true // a queue may be missed
-	g := boot(t, vm.Config{CPUs: 4, Devices: s.devices(), Timeout: 4 * time.Minute})
-	g.trouble = true
-	out := g.sh(t, fmt.Sprintf(`
-		driver=/sys/bus/virtio/drivers/virtio_blk device=$(basename $(readlink -f /sys/bus/virtio/devices/virtio0))
-		served=0
-		for i in $(seq %d); do
-			echo $device >$driver/unbind
-			echo $device >$driver/bind &
-			within 5 test -b /dev/vda || true
-			case $(cat /sys/bus/virtio/devices/$device/status) in
-			0x0000000f)
-				for cpu in 0 1 2 3; do
-					taskset -c $cpu dd if=/dev/vda of=/dev/null bs=4k count=8 iflag=direct status=none || exit 1
-				done
-				served=$((served + 1)) ;;
-			*) echo needs reset ;;
-			esac
-			wait
-		done
-		echo served=$served
-	`, rounds))
-	t.Logf("%d rounds: %s", rounds, out)
-	assert.Contains(t, out, "served=")
-	g.powerOff(t)
-	s.stop(t)
-}
