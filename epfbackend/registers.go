@@ -32,7 +32,7 @@ var (
 	_ registers = (*regfile.TrapFree)(nil)
 )
 
-// trapped returns the register file of a function whose accesses are seen.
+// newTrapped returns the register file of a function whose accesses are seen.
 func (f *Function) newTrapped() *regfile.Trapped {
 	var required virtio.Features
 	if f.opts.Rings == RingPacked {

@@ -6,5 +6,7 @@
 // rules, and tells a Handler what the driver has decided: start these queues,
 // reset. It never touches host memory, a ring or a disk.
 //
-// Trapped is the register file for controllers that see each access.
+// Trapped is the register file for controllers that see each access. TrapFree is
+// the one for those that see none, where the registers are memory; Solve says what
+// can be offered there.
 package regfile
