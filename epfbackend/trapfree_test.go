@@ -80,13 +80,14 @@ func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
 			q := r.request(64 << 10)
 			q.Type = kind
 			op := map[virtioblk.RequestType]disk.Op{virtioblk.TypeIn: disk.Read, virtioblk.TypeOut: disk.Write}[kind]
-			r.hold(faults, q, op, 200*time.Millisecond)
+			const delay = 40 * epfbackend.ReactionTime
+			r.hold(faults, q, op, delay)
 
 			require.NoError(t, r.dev.SetStatus(virtio.Reset))
-			time.Sleep(50 * epfbackend.ReactionTime)
+			time.Sleep(2 * epfbackend.ReactionTime) // the disk is still busy
 			mine := bytes.Repeat([]byte{0xee}, len(q.Data()))
 			copy(q.Data(), mine)
-			time.Sleep(400 * time.Millisecond)
+			time.Sleep(delay)
 			require.True(t, bytes.Equal(mine, q.Data()), "memory was written after a reset")
 			done, err := r.q.Poll(nil)
 			require.NoError(t, err)
@@ -158,7 +159,7 @@ func TestTrapFreeIsIdleWhenIdle(t *testing.T) {
 	time.Sleep(20 * period) // until it looks as seldom as it ever does
 	idle := least(func(end <-chan time.Time) { <-end })
 	t.Logf("%.2f %% of a core; a bare timer of %v: %.2f %%", 100*idle, period, 100*bare)
-	require.Less(t, idle, 2*bare+0.001)
+	require.Less(t, idle, 3*bare+0.001)
 }
 
 func processorTime(t *testing.T) time.Duration {
