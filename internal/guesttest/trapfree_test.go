@@ -1,8 +1,11 @@
 package guesttest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,16 +121,20 @@ func TestVMTrapFreeRebind(t *testing.T) {
 		driver=/sys/bus/virtio/drivers/virtio_blk device=$(virtio vda)
 		for i in $(seq %d); do
 			dd if=/dev/vda of=/dev/null bs=256k iflag=direct status=none 2>/dev/null &
-			dd if=/dev/zero of=/dev/vda bs=64k seek=512 iflag=fullblock oflag=direct status=none 2>/dev/null &
+			# Without nocreat it would make a file where the device was a moment ago.
+			dd if=/dev/zero of=/dev/vda bs=64k seek=512 conv=nocreat oflag=direct status=none 2>/dev/null &
 			echo $device >$driver/unbind
 			wait
 			echo $device >$driver/bind
 			[ "$(cat /sys/block/vda/device/status)" = 0x0000000f ] || { echo "round $i"; exit 1; }
 		done
 	`, rounds))
+	g.sh(t, "test -b /dev/vda")
 	assert.Equal(t, sum, g.sh(t, verify), "what nobody wrote to is what it was")
 	g.powerOff(t)
 	s.stop(t)
+	outside := sha256.Sum256(content(t, disk, 0, 8*mib))
+	assert.Equal(t, strings.Fields(sum)[0], hex.EncodeToString(outside[:]), "outside, too")
 }
 
 // TestVMTrapFreeRestarts has one server outlive firmware, kernels that reboot
