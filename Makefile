@@ -22,7 +22,7 @@ unit: ## all that needs no guest
 
 guest: build ## stock kernels and firmware against the real program
 	$(GO) run ./internal/vm/cmd/fetch -all
-	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest | scripts/quiet
+	$(GO) test -count=1 -p 1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest | scripts/quiet
 
 lint: ## go vet for both machines, staticcheck, gofumpt
 	$(GO) vet ./...
