@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
@@ -140,6 +141,13 @@ func fuzzOnce(t *testing.T, r *rig, faults *loopback.Faults, data []byte) {
 		r.refuse = append(r.refuse, virtio.IndirectDesc)
 	}
 	require.NoError(t, rc.MapMemory(r.slot, r.mem))
+	// Also after a failure: the engine runs a failing input again, on this device,
+	// and must meet the same error and not what the first run left behind.
+	defer func() {
+		assert.NoError(t, r.dev.Reset())
+		assert.NoError(t, rc.UnmapMemory(r.slot, r.mem))
+		assert.NoError(t, r.mem.Close())
+	}()
 	r.queue = rc.QueueConfig{Size: fuzzSlots, Indirect: 8}
 	r.start()
 	r.hostile(s, indirect)
@@ -147,9 +155,6 @@ func fuzzOnce(t *testing.T, r *rig, faults *loopback.Faults, data []byte) {
 	require.NoError(t, r.dev.Reset())
 	require.True(t, bytes.Equal(rom, r.mem.Bytes(romBase, romSize)), "the device wrote into what it may only read")
 	r.revive()
-	require.NoError(t, r.dev.Reset())
-	require.NoError(t, rc.UnmapMemory(r.slot, r.mem))
-	require.NoError(t, r.mem.Close())
 }
 
 // Hostile chains through a whole function: it never crashes, hangs, or touches
