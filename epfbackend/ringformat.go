@@ -1,6 +1,8 @@
 package epfbackend
 
 import (
+	"errors"
+
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
@@ -28,13 +30,24 @@ func (w *worker) negotiatedRing() error {
 // findRing makes the ring of a queue by what stands in its memory, for what the
 // driver negotiated is not known: once the driver has made something available,
 // its format can be told.
+//
+// A ring off the map of host memory is not an error. The queue was found some time
+// after the driver had set it up, and its memory may be gone for a moment by then:
+// firmware that changes the memory map does that. It is looked for again when the
+// map has changed.
 func (w *worker) findRing() error {
 	format, err := vring.FormatEvidence(w.mem, w.queue.Desc, w.queue.Driver)
-	if err != nil || format == vring.Undecided {
-		return err
+	if err == nil && format != vring.Undecided {
+		err = w.makeRing(format)
 	}
-	w.log.Info("ring found", "format", format, "size", w.queue.Size)
-	return w.makeRing(format)
+	switch {
+	case errors.Is(err, vring.ErrUnmapped):
+		w.log.Info("ring memory is not there", "err", err)
+		return nil
+	case w.ring != nil:
+		w.log.Info("ring found", "format", format, "size", w.queue.Size)
+	}
+	return err
 }
 
 func (w *worker) makeRing(format vring.Format) (err error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk/disktest"
+	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
@@ -185,4 +187,19 @@ func TestTrapFreeReactionTime(t *testing.T) {
 	}
 	slices.Sort(late)
 	t.Logf("noticed after %v (median), %v (99 of 100), %v (worst)", late[100], late[197], late[199])
+}
+
+// A driver's rings are found when their memory is off the map, as it is for a
+// moment when firmware changes the memory map, and served when it is back.
+func TestTrapFreeRingComesBack(t *testing.T) {
+	r := newSlot(t, trapFree(setup{memory: twoRegions}))
+	r.negotiate()
+	r.q = r.newQueue(r.queue)
+	require.NoError(t, rc.UnmapMemory(r.slot, r.mem))
+	require.NoError(t, r.dev.Start())
+	require.Eventually(t, func() bool {
+		return strings.Contains(r.log.String(), "ring memory is not there")
+	}, patience, time.Millisecond)
+	require.NoError(t, rc.MapMemory(r.slot, r.mem))
+	r.alive()
 }
