@@ -3,6 +3,7 @@ package guesttest
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -93,8 +94,8 @@ func boot(t *testing.T, cfg vm.Config) *guest {
 		}
 		g.Kill()
 		_, end := g.Wait()
-		require.True(t, stillborn(g.Console()) && try < maxTries, "%v\n%v", err, end)
-		t.Log("the guest was stillborn, and is started again")
+		require.True(t, errors.Is(end, vm.ErrStillborn) && try < maxTries, "%v\n%v", err, end)
+		t.Logf("the guest is started again: %v\n%s", end, tail(g.Console(), 3))
 	}
 }
 
@@ -121,14 +122,6 @@ func start(t *testing.T, cfg vm.Config) *guest {
 
 // maxTries is how often a guest is started that is stillborn.
 const maxTries = 3
-
-// stillborn says whether a guest failed to come up in the one way that is known to
-// be neither its own fault nor its device's: an emulated processor has tripped
-// over an instruction that another one was changing. It was seen once in a hundred
-// boots, before the first driver of a device ran.
-func stillborn(console string) bool {
-	return strings.Contains(console, "Oops: int3") && !strings.Contains(console, "virtio_blk")
-}
 
 // up waits until the guest has come up again.
 func (g *guest) up(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -65,13 +66,18 @@ type VM struct {
 // error is nil only when the guest reported that its work succeeded: the status
 // 0 of a script, tests that ran and passed, or the text that BootDisk waits
 // for. It is an *[ExitError] when the work ran and failed. The result is filled
-// as far as it goes in either case.
-func Run(ctx context.Context, cfg Config) (Result, error) {
-	v, err := Start(ctx, cfg)
-	if err != nil {
-		return Result{}, err
+// as far as it goes in either case. A guest that is stillborn is started again.
+func Run(ctx context.Context, cfg Config) (res Result, err error) {
+	for range maxBirths {
+		var v *VM
+		if v, err = Start(ctx, cfg); err != nil {
+			return Result{}, err
+		}
+		if res, err = v.Wait(); !errors.Is(err, ErrStillborn) {
+			break
+		}
 	}
-	return v.Wait()
+	return res, err
 }
 
 // Start boots a guest and returns as soon as QEMU has set up all its devices.
@@ -205,6 +211,8 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 	watchers.Go(func() { v.watchConsole(ctx) })
 	if v.cfg.BootDisk {
 		watchers.Go(func() { v.watchUntil(ctx) })
+	} else {
+		watchers.Go(func() { v.watchBirth(ctx) })
 	}
 
 	exit := cmd.Wait()

@@ -87,6 +87,15 @@ func TestVMSilenceIsAnError(t *testing.T) {
 	assert.ErrorContains(t, err, "before", "the error shows what the work printed")
 }
 
+func TestVMStillbornIsAnError(t *testing.T) {
+	defer func(was time.Duration) { birthTime = was }(birthTime)
+	birthTime = 3 * time.Second
+	begin := time.Now()
+	_, err := Run(t.Context(), Config{Script: "true", Args: []string{"-S"}}) // its processors do not run
+	require.ErrorIs(t, err, ErrStillborn)
+	assert.Greater(t, time.Since(begin), maxBirths*birthTime, "it was tried again")
+}
+
 func TestVMCrashIsAnError(t *testing.T) {
 	eachKernel(t, func(t *testing.T, k Kernel) {
 		res, err := Run(t.Context(), Config{
