@@ -69,7 +69,7 @@ func TestWrongCommandLines(t *testing.T) {
 	image := newImage(t, 1<<20)
 	for _, c := range []struct{ args, want string }{
 		{"", "Usage:"},
-		{"frobnicate", "choose serve, check or version"},
+		{"frobnicate", "choose serve, check, bench or version"},
 		{"serve", "add --disk PATH"},
 		{"serve --disk", "flag needs an argument"},
 		{"serve --disk IMAGE,qeues=4", `unknown option "qeues": choose block-size, cache`},

@@ -22,6 +22,7 @@ const usage = `vblk-ep exports disks over PCIe as virtio-blk devices.
 Usage:
   vblk-ep serve --disk PATH[,OPTION...]   export a disk until stopped
   vblk-ep check --disk PATH[,OPTION...]   say what would be exported, and what is in the way
+  vblk-ep bench --disk PATH[,OPTION...]   load it as a host would, and say how fast it is
   vblk-ep version                         say which version this is
 
 Run 'vblk-ep COMMAND --help' for the options of a command.
@@ -52,12 +53,14 @@ func run(args []string, out, errOut io.Writer) int {
 		err = serve(rest, out, errOut)
 	case "check":
 		err = check(rest, out, errOut)
+	case "bench":
+		err = runBench(rest, out, errOut)
 	case "version":
 		err = version(rest, out)
 	case "help", "-h", "-help", "--help":
 		fmt.Fprint(out, usage)
 	default:
-		err = usageError("unknown command %q: choose serve, check or version", command)
+		err = usageError("unknown command %q: choose serve, check, bench or version", command)
 	}
 	return report(err, errOut)
 }

@@ -29,7 +29,7 @@ var floors = [][]string{
 	{"vring/vringtest", "doorbell", "epfbackend/epc"},
 	{"epfbackend/regfile", "epfbackend/disk"},
 	{"epfbackend/disk/disktest", "internal/rc"},
-	{"epfbackend"},
+	{"epfbackend", "internal/bench"},
 	{"epfbackend/epc/*"},
 	{"cmd/*", "internal/*", "internal/*/*", "internal/*/*/*"},
 }

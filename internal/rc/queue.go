@@ -21,19 +21,24 @@ type QueueConfig struct {
 	Indirect int
 }
 
-// Queue is one virtqueue with block requests on it. It belongs to one goroutine.
+// Queue is one virtqueue with block requests on it, packed if that was negotiated,
+// else split. It belongs to one goroutine.
 type Queue struct {
+	// Driver is a split virtqueue itself, for who wants to misbehave; nil when the
+	// queue is packed.
 	*vringtest.Driver
-	dev    *Device
-	cfg    QueueConfig
-	mem    *vringtest.Memory
-	byHead []*Request // in flight
-	bar    int        // where to notify
-	off    uint64
-	index  [2]byte // what to write there
-	kicks  int64
-	last   [1]*Request // what Finish waits for
-	event  event
+	ring       vringtest.Virtqueue // whatever its format
+	dev        *Device
+	cfg        QueueConfig
+	mem        *vringtest.Memory
+	byHead     []*Request // in flight
+	bar        int        // where to notify
+	off        uint64
+	index      [2]byte // what to write there
+	kicks      int64
+	interrupts int64
+	last       [1]*Request // what Finish waits for
+	event      event
 }
 
 // NewQueue lays a queue out in mem and enables it. The features must have been
@@ -56,14 +61,16 @@ func NewQueue(d *Device, mem *vringtest.Memory, cfg QueueConfig) (*Queue, error)
 
 // enable lays out a fresh ring and tells the device of it.
 func (q *Queue) enable() (err error) {
-	q.Driver, err = vringtest.NewDriver(q.mem, vringtest.Config{
-		Size: q.cfg.Size, EventIdx: q.dev.accepted.Has(virtio.EventIdx), Indirect: q.cfg.Indirect,
+	q.ring, err = vringtest.New(q.mem, vringtest.Config{
+		Size: q.cfg.Size, Packed: q.dev.accepted.Has(virtio.RingPacked),
+		EventIdx: q.dev.accepted.Has(virtio.EventIdx), Indirect: q.cfg.Indirect,
 	})
 	if err != nil {
 		return err
 	}
+	q.Driver, _ = q.ring.(*vringtest.Driver)
 	clear(q.byHead)
-	if err := q.dev.EnableQueue(q.cfg.Index, q.Queue(), q.cfg.Vector); err != nil {
+	if err := q.dev.EnableQueue(q.cfg.Index, q.ring.Queue(), q.cfg.Vector); err != nil {
 		return err
 	}
 	q.bar, q.off, err = q.dev.notifyAddress(q.cfg.Index)
@@ -79,55 +86,17 @@ func (q *Queue) Renew() error {
 	return q.enable()
 }
 
+// Size returns how many descriptors the queue has.
+func (q *Queue) Size() int { return q.cfg.Size }
+
+// InFlight returns how many requests were submitted and not yet collected.
+func (q *Queue) InFlight() int { return q.ring.InFlight() }
+
 // Kicks returns how many notifications were sent.
 func (q *Queue) Kicks() int64 { return q.kicks }
 
-// Request is one block request with memory of its own. It can be submitted again
-// and again.
-type Request struct {
-	virtioblk.Header
-	Len    int              // bytes of data to transfer, at most the size of the buffer
-	Status virtioblk.Status // when it is done
-	// Written is how many bytes the device says it wrote.
-	Written uint32
-
-	header, status, data uint64 // bus addresses
-
-	size     int // of the buffer at data
-	mem      *vringtest.Memory
-	segments [3]vring.Segment
-}
-
-// unanswered is what a status reads as while the device has not written it.
-const unanswered = 0xff
-
-// NewRequest returns a request with a contiguous buffer of size bytes, at a page.
-// Its header lies right before the buffer, and its status right behind, so that
-// a descriptor may cover more than one part.
-func (q *Queue) NewRequest(size int) (*Request, error) {
-	const page = 4096
-	base, err := q.mem.Alloc(page+size+virtioblk.StatusLen, page)
-	if err != nil {
-		return nil, err
-	}
-	data := base + page
-	return &Request{
-		Len: size, size: size, mem: q.mem,
-		header: data - virtioblk.HeaderLen, data: data, status: data + uint64(size),
-	}, nil
-}
-
-// Data returns the request's buffer.
-func (r *Request) Data() []byte { return r.mem.Bytes(r.data, r.size) }
-
-// DataAddr returns the bus address of the request's buffer.
-func (r *Request) DataAddr() uint64 { return r.data }
-
-// HeaderAddr returns the bus address of the request's header.
-func (r *Request) HeaderAddr() uint64 { return r.header }
-
-// StatusAddr returns the bus address of the request's status.
-func (r *Request) StatusAddr() uint64 { return r.status }
+// Interrupts returns how many interrupts Wait has waited for.
+func (q *Queue) Interrupts() int64 { return q.interrupts }
 
 // reads says whether the device writes the data of a request of that type.
 func reads(t virtioblk.RequestType) bool {
@@ -154,8 +123,8 @@ func (q *Queue) Submit(r *Request) error {
 
 // SubmitChain is Submit with the descriptors chosen by the caller.
 func (q *Queue) SubmitChain(r *Request, readable, writable []vring.Segment) error {
-	r.Encode(r.mem.Bytes(r.header, virtioblk.HeaderLen))
-	r.mem.Bytes(r.status, 1)[0] = unanswered
+	r.Encode(r.headerBytes)
+	r.statusByte[0] = unanswered
 	r.Status = unanswered
 	head, err := q.add(readable, writable)
 	if err == nil {
@@ -166,15 +135,15 @@ func (q *Queue) SubmitChain(r *Request, readable, writable []vring.Segment) erro
 
 func (q *Queue) add(readable, writable []vring.Segment) (uint16, error) {
 	if q.cfg.Indirect > 0 {
-		return q.AddIndirect(readable, writable)
+		return q.ring.AddIndirect(readable, writable)
 	}
-	return q.Add(readable, writable)
+	return q.ring.Add(readable, writable)
 }
 
 // Kick makes what was submitted visible, and notifies the device if it wants
 // that.
 func (q *Queue) Kick() error {
-	if !q.Driver.Kick() {
+	if !q.ring.Kick() {
 		return nil
 	}
 	return q.Notify()
@@ -189,7 +158,7 @@ func (q *Queue) Notify() error {
 // Poll appends the requests that are done to done.
 func (q *Queue) Poll(done []*Request) ([]*Request, error) {
 	for {
-		u, ok, err := q.Collect()
+		u, ok, err := q.ring.Collect()
 		if !ok || err != nil {
 			return done, err
 		}
@@ -199,7 +168,7 @@ func (q *Queue) Poll(done []*Request) ([]*Request, error) {
 		}
 		q.byHead[u.Head] = nil
 		r.Written = u.Written
-		r.Status = virtioblk.Status(r.mem.Bytes(r.status, 1)[0])
+		r.Status = virtioblk.Status(r.statusByte[0])
 		done = append(done, r)
 	}
 }
@@ -207,32 +176,42 @@ func (q *Queue) Poll(done []*Request) ([]*Request, error) {
 // Wait is Poll, but waits for an interrupt if nothing is done yet. The error
 // wraps ErrTimeout if none comes.
 func (q *Queue) Wait(done []*Request, timeout time.Duration) ([]*Request, error) {
-	end := time.Now().Add(timeout)
 	before := len(done)
-	for {
-		var err error
+	done, err := q.Poll(done)
+	if err != nil || len(done) > before {
+		return done, err
+	}
+	for end := time.Now().Add(timeout); ; {
+		if !q.ring.EnableInterrupts() {
+			if err := q.await(end); err != nil {
+				return done, err
+			}
+		}
 		if done, err = q.Poll(done); err != nil || len(done) > before {
 			return done, err
 		}
-		if q.EnableInterrupts() {
-			continue
-		}
-		if q.cfg.Vector == virtiopci.NoVector && q.dev.intx < 0 {
-			time.Sleep(10 * time.Microsecond)
-			if time.Now().After(end) {
-				return done, fmt.Errorf("%w: %d requests in flight", ErrTimeout, q.InFlight())
-			}
-			continue
-		}
-		came, _, err := q.dev.awaitWith(&q.event, q.cfg.Vector, time.Until(end))
-		if err != nil {
-			return done, err
-		}
-		q.DisableInterrupts()
-		if !came {
-			return done, fmt.Errorf("%w: %d requests in flight, no interrupt", ErrTimeout, q.InFlight())
-		}
 	}
+}
+
+// await waits for an interrupt, or without one for a moment.
+func (q *Queue) await(end time.Time) error {
+	if q.cfg.Vector == virtiopci.NoVector && q.dev.intx < 0 {
+		time.Sleep(10 * time.Microsecond)
+		if time.Now().After(end) {
+			return fmt.Errorf("%w: %d requests in flight", ErrTimeout, q.InFlight())
+		}
+		return nil
+	}
+	came, _, err := q.dev.awaitWith(&q.event, q.cfg.Vector, time.Until(end))
+	if err != nil {
+		return err
+	}
+	q.ring.DisableInterrupts()
+	if !came {
+		return fmt.Errorf("%w: %d requests in flight, no interrupt", ErrTimeout, q.InFlight())
+	}
+	q.interrupts++
+	return nil
 }
 
 // Do submits r, waits until it is done, and returns its status. Nothing else may

@@ -2,17 +2,32 @@ package rc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
+	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 	"github.com/vblk-ep/vblk-ep/vring/vringtest"
 )
 
 // VFIOUser is the Bus of a function behind a vfio-user socket: what a VMM does
-// for its guest.
+// for its guest. BAR memory that the server lends is mapped, and accesses to it
+// send no message.
 type VFIOUser struct {
 	*vfiouser.Client
 	vectors int // of MSI-X
+	areas   []barArea
+}
+
+// barArea is a part of a BAR that is memory of ours.
+type barArea struct {
+	bar     int
+	off     uint64
+	mapping *shm.Mapping
+	window  shm.Window
 }
 
 var _ Bus = (*VFIOUser)(nil)
@@ -28,7 +43,51 @@ func DialVFIOUser(ctx context.Context, path string, o vfiouser.ClientOptions) (*
 		_ = c.Close()
 		return nil, err
 	}
-	return &VFIOUser{Client: c, vectors: int(irq.Count)}, nil
+	v := &VFIOUser{Client: c, vectors: int(irq.Count)}
+	for bar := range virtiopci.NumBARs {
+		if err := v.mapBAR(bar); err != nil {
+			return nil, errors.Join(fmt.Errorf("BAR %d: %w", bar, err), v.Close())
+		}
+	}
+	return v, nil
+}
+
+// mapBAR maps what the server lends of a BAR.
+func (v *VFIOUser) mapBAR(bar int) error {
+	view, err := v.Region(bar)
+	if err != nil || view.FD < 0 {
+		return err
+	}
+	defer unix.Close(view.FD)
+	for i, a := range view.Areas {
+		m, err := view.MapArea(i)
+		if err != nil {
+			return err
+		}
+		v.areas = append(v.areas, barArea{bar, a.Offset, m, shm.Of(m.Bytes())})
+	}
+	return nil
+}
+
+// Close ends the connection and gives BAR memory back.
+func (v *VFIOUser) Close() error {
+	errs := []error{v.Client.Close()}
+	for _, a := range v.areas {
+		errs = append(errs, a.mapping.Close())
+	}
+	v.areas = nil
+	return errors.Join(errs...)
+}
+
+// area finds the memory of n bytes of a BAR, nil if they are reached by message.
+func (v *VFIOUser) area(bar int, off uint64, n int) (a *barArea, at int) {
+	for i := range v.areas {
+		a := &v.areas[i]
+		if a.bar == bar && off >= a.off && off+uint64(n) <= a.off+uint64(a.window.Len()) {
+			return a, int(off - a.off)
+		}
+	}
+	return nil, 0
 }
 
 // ReadConfig implements Registers.
@@ -42,11 +101,23 @@ func (v *VFIOUser) WriteConfig(off int, p []byte) error {
 }
 
 // ReadBAR implements Registers.
-func (v *VFIOUser) ReadBAR(bar int, off uint64, p []byte) error { return v.ReadRegion(bar, off, p) }
+func (v *VFIOUser) ReadBAR(bar int, off uint64, p []byte) error {
+	if a, at := v.area(bar, off, len(p)); a != nil {
+		a.window.Read(p, at)
+		return nil
+	}
+	return v.ReadRegion(bar, off, p)
+}
 
 // WriteBAR implements Registers. Like every write to memory on PCIe it is posted:
 // it is done before a later access, and its failure is not told.
-func (v *VFIOUser) WriteBAR(bar int, off uint64, p []byte) error { return v.PostRegion(bar, off, p) }
+func (v *VFIOUser) WriteBAR(bar int, off uint64, p []byte) error {
+	if a, at := v.area(bar, off, len(p)); a != nil {
+		a.window.Write(at, p)
+		return nil
+	}
+	return v.PostRegion(bar, off, p)
+}
 
 // Map implements Bus.
 func (v *VFIOUser) Map(r Region) error {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Host is the memory that a client answers DMA messages from. The calls come
@@ -104,6 +106,25 @@ func NewClient(sock *net.UnixConn, opts ClientOptions) (*Client, error) {
 
 // Peer returns what the server said of itself.
 func (c *Client) Peer() Capabilities { return c.peer }
+
+// PeerPID returns the process that listened at the socket when we connected; 0 if
+// that is not to be seen from here.
+func (c *Client) PeerPID() (pid int, err error) {
+	raw, err := c.sock.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil {
+		return 0, cerr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("who the server is: %w", err)
+	}
+	return int(cred.Pid), nil
+}
 
 // Close ends the connection.
 func (c *Client) Close() error {
