@@ -1,5 +1,5 @@
 // Package blkio holds the operations of block I/O that Go cannot express without
-// unsafe: looking at and cutting vectors of memory that is not Go's, the vectored
+// unsafe: looking at, cutting and copying vectors of memory that is not Go's, the vectored
 // system calls over them, and the ioctls that take a range.
 //
 // It stands beside io_uring, for what has no io_uring operation and for kernels
