@@ -47,6 +47,10 @@ type Options struct {
 	// both, whatever this says.
 	Rings RingFormats
 
+	// Poll is how long the worker of a queue looks for something to do before it
+	// sleeps.
+	Poll Poll
+
 	// Engine is how disk I/O is done.
 	Engine disk.EngineKind
 
@@ -69,6 +73,8 @@ func (o Options) Check() error {
 	case o.QueueSize < minQueueSize || o.QueueSize > maxQueueSize || bits.OnesCount(uint(o.QueueSize)) != 1:
 		return fmt.Errorf("%w: queue-size=%d: choose a power of two from %d to %d",
 			ErrOption, o.QueueSize, minQueueSize, maxQueueSize)
+	case o.Poll < PollAlways:
+		return fmt.Errorf("%w: poll=%d: choose a time above 0", ErrOption, o.Poll)
 	case len(o.Serial) > virtioblk.IDLen:
 		return fmt.Errorf("%w: serial=%s has %d characters: choose at most %d",
 			ErrOption, o.Serial, len(o.Serial), virtioblk.IDLen)

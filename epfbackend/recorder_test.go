@@ -78,6 +78,8 @@ func (e *recorderEngine) Start(io *disk.IO) {
 	e.Engine.Start(io)
 }
 
+func (e *recorderEngine) Ready() bool { return len(e.done) > 0 || e.Engine.Ready() }
+
 func (e *recorderEngine) Wait(block bool) ([]*disk.IO, bool, error) {
 	done, rung, err := e.Engine.Wait(block && len(e.done) == 0)
 	done = append(e.done, done...)

@@ -21,6 +21,7 @@ type closedLoop struct {
 	done []*rc.Request
 	rng  *rand.Rand
 	area uint64 // in blocks of 4 KiB
+	spin bool   // polls for completions instead of waiting for interrupts
 }
 
 func newClosedLoop(t testing.TB, r *rig, depth int, kind virtioblk.RequestType) *closedLoop {
@@ -55,7 +56,14 @@ func (l *closedLoop) run(t testing.TB, n int) {
 	submit(l.list)
 	for completed := 0; completed < n; {
 		var err error
-		if l.done, err = l.q.Wait(l.done[:0], patience); err != nil {
+		for l.done = l.done[:0]; err == nil && len(l.done) == 0; {
+			if l.spin {
+				l.done, err = l.q.Poll(l.done)
+			} else {
+				l.done, err = l.q.Wait(l.done, patience)
+			}
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		completed += len(l.done)
@@ -98,16 +106,44 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkRandomRead4K(b *testing.B) {
-	for _, depth := range []int{1, 128} {
-		b.Run(fmt.Sprintf("null/depth=%d", depth), func(b *testing.B) {
-			r := newRig(b, setup{path: "null:1G", queue: rc.QueueConfig{Indirect: 4}})
-			l := newClosedLoop(b, r, depth, virtioblk.TypeIn)
-			l.run(b, 1000)
-			b.ReportAllocs()
-			b.ResetTimer()
-			l.run(b, b.N)
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "IOPS")
-		})
+// BenchmarkRead is a driver and the function in one process, each on a thread of
+// its own.
+func BenchmarkRead(b *testing.B) {
+	for _, path := range []string{"null:1G", ""} {
+		for _, poll := range []epfbackend.Poll{epfbackend.PollOff, epfbackend.PollAuto, epfbackend.PollAlways} {
+			for _, spin := range []bool{false, true} {
+				for _, rings := range []epfbackend.RingFormats{epfbackend.RingSplit, epfbackend.RingPacked} {
+					for _, depth := range []int{1, 32, 128} {
+						disk, format := "null", "split"
+						if path == "" {
+							disk = "file"
+						}
+						if rings == epfbackend.RingPacked {
+							format = "packed"
+						}
+						name := fmt.Sprintf("%s/poll=%v/hipri=%v/%s/depth=%d", disk, poll, spin, format, depth)
+						b.Run(name, func(b *testing.B) {
+							benchmarkRead(b, setup{
+								path: path, options: epfbackend.Options{Poll: poll, Rings: rings}, polled: spin,
+								queue: rc.QueueConfig{Indirect: 4},
+							}, depth)
+						})
+					}
+				}
+			}
+		}
 	}
+}
+
+func benchmarkRead(b *testing.B, s setup, depth int) {
+	r := newRig(b, s)
+	l := newClosedLoop(b, r, depth, virtioblk.TypeIn)
+	l.spin = s.polled
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l.run(b, 1000)
+	b.ReportAllocs()
+	b.ResetTimer()
+	l.run(b, b.N)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "IOPS")
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"time"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
@@ -54,21 +55,32 @@ type worker struct {
 	lent      int        // requests at the engine that use host memory
 	unseen    bool       // used buffers are pushed, not yet published
 	more      bool       // the ring may hold more than was fetched
+	pace      pollPace
 	bounce    bouncePool
 	starved   []*request   // waiting for a bounce buffer
-	turnGuard func() error // bound once, so that a turn does not allocate
+	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
+	armGuard  func() error
+	lookGuard func() error
+	lookUntil time.Duration
 }
 
 // startWorker starts the worker of queue i. at is where it begins: running or
 // paused. The caller holds f.mu.
 func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
-	w := &worker{
+	w, err := newWorker(f, i, q, at)
+	go w.run(err)
+	return w
+}
+
+// newWorker makes a worker. After an error it can only be run to tell of it.
+func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err error) {
+	w = &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
 		log: f.log.With("queue", i), ctl: f.ctl, mem: f.ctl.Memory().View(),
 		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(),
 	}
-	w.turnGuard = w.turn
-	var err error
+	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look
+	w.pace.mode = f.opts.Poll
 	if f.opts.TrapFree {
 		w.bounce.limit = bounceCountTrapFree
 	} else {
@@ -83,8 +95,7 @@ func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 		w.all[n].io.Tag = n
 		w.free[n] = &w.all[n]
 	}
-	go w.run(err)
-	return w
+	return w, err
 }
 
 // ask tells the worker what is wanted of it. It may be called from any
@@ -150,9 +161,8 @@ func (w *worker) step() bool {
 		w.pause()
 		return true
 	}
-	done, _, err := w.engine.Wait(!w.more)
-	w.done = done
-	if err != nil {
+	var err error
+	if w.done, err = w.await(); err != nil {
 		w.fail(fmt.Errorf("queue %d: wait for the disk: %w", w.index, err))
 		return false
 	}
@@ -253,7 +263,10 @@ func (w *worker) fetch() error {
 		if w.more = budget == 0; w.more {
 			return nil
 		}
-		if more, err := w.ring.EnableNotifications(); err != nil || !more {
+		if w.pace.budget() != 0 {
+			return nil // it will be looked at
+		}
+		if err := w.arm(); err != nil || !w.more {
 			return err
 		}
 	}

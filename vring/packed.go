@@ -121,6 +121,14 @@ func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	return true, nil
 }
 
+// Available implements Queue.
+func (q *Packed) Available() (more bool, err error) {
+	if err := q.unable(); err != nil {
+		return false, err
+	}
+	return q.more()
+}
+
 // room returns how many descriptors the driver may have made available and the
 // device did not fetch. Those that it used and did not publish are not free: the
 // driver cannot know.

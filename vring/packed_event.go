@@ -57,11 +57,14 @@ func (q *Packed) EnableNotifications() (more bool, err error) {
 }
 
 // DisableNotifications implements Queue. With EVENT_IDX the structure is left
-// alone once it names a descriptor: the driver passes that one, and then not for
-// another two laps.
+// alone while it names a descriptor of the last lap: the driver has passed that
+// one, and comes to it again after two.
 func (q *Packed) DisableNotifications() error {
 	const disable = eventDisable << eventShift
-	if q.told == disable || q.told>>eventShift == eventDesc {
+	if q.told == disable {
+		return nil
+	}
+	if q.told>>eventShift == eventDesc && q.ring.between(q.ring.decode(uint16(q.told)), q.next) < q.ring.size {
 		return nil
 	}
 	if err := q.unable(); err != nil {

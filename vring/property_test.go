@@ -265,9 +265,13 @@ func (m *model) enableNotifications() {
 
 func (m *model) disableNotifications() {
 	require.NoError(m.t, m.q.DisableNotifications())
-	if !m.wantKick.one { // the position stays behind
+	passed := (m.nextAt - m.wantKick.position) % m.wrap
+	switch {
+	case !m.wantKick.one, m.cfg.Packed && passed >= m.cfg.Size:
 		m.wantKick = wish{}
-	}
+	case !m.cfg.Packed && passed >= 1<<15:
+		m.wantKick.position = m.nextAt - 1
+	} // else the position stays behind
 }
 
 func (m *model) enableInterrupts() {

@@ -91,6 +91,11 @@ type Queue interface {
 	// chain's content must not be acted upon. It has to be pushed all the same.
 	Next(c *Chain) (ok bool, err error)
 
+	// Available reports whether Next would fetch a chain, or find something wrong
+	// with the ring. It is for who looks again and again instead of asking to be
+	// notified.
+	Available() (more bool, err error)
+
 	// Push adds c, in flight, to the batch of used chains. written is how many
 	// bytes the device wrote, from the start of the writable part. The driver
 	// does not see the batch before Publish. c can be reused at once.

@@ -49,6 +49,7 @@ type Split struct {
 	heads      []byte // entries of the available ring, copied once each
 	batch      []byte // entries of the used ring
 	suppressed bool   // the driver was told not to notify, by flag
+	event      uint16 // avail_event
 	undecided  bool   // published, but what the driver wants could not be read
 	health
 }
@@ -85,7 +86,7 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 		},
 		tables:    tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain},
 		nextIndex: cfg.Start, availIndex: cfg.Start,
-		pushedIndex: cfg.Start, publishedIndex: cfg.Start,
+		pushedIndex: cfg.Start, publishedIndex: cfg.Start, event: cfg.Start,
 		heads: make([]byte, n*availEntrySize),
 		batch: make([]byte, n*usedEntrySize),
 	}
@@ -131,6 +132,17 @@ func (q *Split) Next(c *Chain) (ok bool, err error) {
 		return true, fmt.Errorf("chain %d: %w", head, err)
 	}
 	return true, nil
+}
+
+// Available implements Queue.
+func (q *Split) Available() (more bool, err error) {
+	if err := q.unable(); err != nil {
+		return false, err
+	}
+	if q.nextIndex != q.availIndex {
+		return true, nil
+	}
+	return q.refresh()
 }
 
 // refresh reads the available index, and then the entries up to it. It reports

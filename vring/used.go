@@ -98,7 +98,7 @@ func (q *Split) EnableNotifications() (more bool, err error) {
 		return false, err
 	}
 	if q.cfg.EventIdx {
-		err = q.used.store16(usedRing+q.cfg.Size*usedEntrySize, q.nextIndex)
+		err = q.storeEvent(q.nextIndex)
 	} else if q.suppressed {
 		err = q.storeUsed(q.publishedIndex, false)
 	}
@@ -112,14 +112,31 @@ func (q *Split) EnableNotifications() (more bool, err error) {
 	return q.refresh()
 }
 
-// DisableNotifications implements Queue. With EVENT_IDX there is nothing to do:
-// the driver will not pass an avail_event that stays behind.
+// storeEvent writes avail_event: the driver notifies when it passes that index.
+func (q *Split) storeEvent(index uint16) error {
+	err := q.used.store16(usedRing+q.cfg.Size*usedEntrySize, index)
+	if err == nil {
+		q.event = index
+	}
+	return err
+}
+
+// eventStale is how far behind avail_event may stay, which is half of how far the
+// driver goes before it passes it again.
+const eventStale = 1 << 15
+
+// DisableNotifications implements Queue. With EVENT_IDX there is mostly nothing to
+// do: the driver will not pass an avail_event that stays behind, until the index
+// has come round.
 func (q *Split) DisableNotifications() error {
-	if q.cfg.EventIdx || q.suppressed {
+	if q.suppressed || q.cfg.EventIdx && q.nextIndex-q.event < eventStale {
 		return nil
 	}
 	if err := q.unable(); err != nil {
 		return err
+	}
+	if q.cfg.EventIdx {
+		return q.storeEvent(q.nextIndex - 1)
 	}
 	if err := q.storeUsed(q.publishedIndex, true); err != nil {
 		return err

@@ -82,6 +82,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE,serial=123456789012345678901", "choose at most 20"},
 		{"serve --disk ,readonly", "names no disk"},
 		{"serve --disk IMAGE --io fast", "choose auto, io_uring or plain"},
+		{"serve --disk IMAGE --poll 0", "choose auto, off, always or a time above 0 as in 50us"},
 		{"serve --disk IMAGE --subsystem 1af4", "two hexadecimal numbers"},
 		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
 		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 )
 
@@ -17,6 +18,7 @@ type options struct {
 	disks     diskFlag
 	slot      slotFlag
 	engine    string
+	poll      string
 	subsystem string
 	force     bool
 	json      bool
@@ -33,6 +35,10 @@ Options:
                             trap-free makes the registers plain memory, as on an
                             endpoint controller that sees no register accesses
   --io auto|io_uring|plain  how disk I/O is done (auto: io_uring where the kernel lets us)
+  --poll auto|off|always|TIME
+                            how long a queue without work is looked at before its thread
+                            sleeps, as in 50us (auto: while that pays; always: for hosts
+                            that never notify)
   --subsystem VVVV:DDDD     subsystem vendor and device id, in hexadecimal
   --force                   export the disk although it is mounted or in use
   --json                    print what is exported as JSON
@@ -60,6 +66,7 @@ func (o *options) parse(name, head string, args []string, out io.Writer) error {
 	fs.Var(&o.disks, "disk", "")
 	fs.Var(&o.slot, "epc", "")
 	fs.StringVar(&o.engine, "io", "auto", "")
+	fs.StringVar(&o.poll, "poll", "auto", "")
 	fs.StringVar(&o.subsystem, "subsystem", "", "")
 	fs.BoolVar(&o.force, "force", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
@@ -100,6 +107,10 @@ func (o *options) complete() error {
 	if !ok {
 		return usageError("--io %s: choose auto, io_uring or plain", o.engine)
 	}
+	poll, err := epfbackend.ParsePoll(o.poll)
+	if err != nil {
+		return usageError("--poll %s: choose auto, off, always or a time above 0 as in 50us", o.poll)
+	}
 	var vendor, device uint16
 	if o.subsystem != "" {
 		v, d, _ := strings.Cut(o.subsystem, ":")
@@ -113,7 +124,7 @@ func (o *options) complete() error {
 	for i := range o.disks {
 		d := &o.disks[i]
 		d.open.Force = o.force
-		d.offer.Engine, d.offer.TrapFree = engine, o.slot.trapFree
+		d.offer.Engine, d.offer.Poll, d.offer.TrapFree = engine, poll, o.slot.trapFree
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device
 		if err := d.offer.Check(); err != nil { // what depends on the slot
 			return usageError("--disk %s: %v", d.path, err)

@@ -44,11 +44,10 @@ func (e *plainEngine) Start(io *IO) {
 }
 
 func (e *plainEngine) Wait(block bool) ([]*IO, bool, error) {
-	for {
+	for rung := false; ; {
 		before := len(e.done)
 		e.done = e.off.take(e.done)
 		e.inFlight -= len(e.done) - before
-		rung := e.doorbell.drain()
 		if rung || len(e.done) > 0 || !block {
 			e.done, e.out = e.out[:0], e.done
 			return e.out, rung, nil
@@ -57,8 +56,11 @@ func (e *plainEngine) Wait(block bool) ([]*IO, bool, error) {
 			return nil, false, err
 		}
 		e.off.bell.drain()
+		rung = e.doorbell.drain()
 	}
 }
+
+func (e *plainEngine) Ready() bool { return len(e.done) > 0 || e.off.ready.Load() > 0 }
 
 // sleep waits until one of two descriptors is readable; either may be -1.
 func sleep(a, b int) error {

@@ -197,6 +197,10 @@ func (e *uringEngine) Wait(block bool) ([]*IO, bool, error) {
 	return e.out, rung, nil
 }
 
+func (e *uringEngine) Ready() bool {
+	return len(e.done) > 0 || e.ring.Ready() > 0 || e.ring.Due()
+}
+
 // enter submits what is prepared, and if asked to sleeps for a completion. A
 // kernel that is out of memory is given a little time.
 func (e *uringEngine) enter(sleep bool) error {

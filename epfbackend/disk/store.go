@@ -64,10 +64,15 @@ type Engine interface {
 
 	// Wait hands what was started to the kernel and returns what is done, in any
 	// order. With block, it sleeps until something is done or the doorbell rings.
-	// rung reports that the doorbell has rung since the last time; it has been
-	// drained. done is valid until the next Wait. An error means that the engine
-	// is broken: nothing more will complete.
+	// rung reports that the doorbell has rung, and has been drained; what rings
+	// while the engine does not sleep may be found only by the next Wait that
+	// would. done is valid until the next Wait. An error means that the engine is
+	// broken: nothing more will complete.
 	Wait(block bool) (done []*IO, rung bool, err error)
+
+	// Ready reports whether Wait would find something without sleeping. It makes
+	// no system call.
+	Ready() bool
 
 	// Name returns "io_uring", "plain" or "null".
 	Name() string

@@ -56,9 +56,32 @@ func TestDoorbell(t *testing.T) {
 			require.True(t, rung)
 			ring(bell)
 			ring(bell)
+			_, rung, err = e.Wait(true)
+			require.NoError(t, err)
+			require.True(t, rung)
 			_, rung, err = e.Wait(false)
 			require.NoError(t, err)
-			require.True(t, rung, "seen without sleeping, and several are one")
+			require.False(t, rung, "several are one")
+		}
+	})
+}
+
+// Who never sleeps finds out from Ready when to look.
+func TestReady(t *testing.T) {
+	engines(t, func(t *testing.T, _ Store, e Engine, bell int) {
+		io := transfer(Read, 0, aligned(t, 4096))
+		for range 100 {
+			require.False(t, e.Ready())
+			e.Start(io)
+			done, _, err := e.Wait(false)
+			for end := time.Now().Add(10 * time.Second); err == nil && len(done) == 0; {
+				require.True(t, time.Now().Before(end), "the completion was not seen")
+				if e.Ready() {
+					done, _, err = e.Wait(false)
+				}
+			}
+			require.NoError(t, err)
+			require.Equal(t, []*IO{io}, done)
 		}
 	})
 }

@@ -7,6 +7,11 @@ package shm
 //go:noescape
 func fence()
 
+// pause takes some ten nanoseconds.
+//
+//go:noescape
+func pause()
+
 // store16 stores v at p with release ordering.
 //
 //go:noescape

@@ -5,6 +5,11 @@ TEXT ·fence(SB), NOSPLIT, $0-0
 	MFENCE
 	RET
 
+// func pause()
+TEXT ·pause(SB), NOSPLIT, $0-0
+	PAUSE
+	RET
+
 // func store16(p *uint16, v uint16)
 // Stores are not reordered with earlier ones on this machine.
 TEXT ·store16(SB), NOSPLIT, $0-10

@@ -6,6 +6,12 @@ TEXT ·fence(SB), NOSPLIT, $0-0
 	DMB $0xf
 	RET
 
+// func pause()
+// ISB waits for the pipeline to drain; YIELD does nothing on most cores.
+TEXT ·pause(SB), NOSPLIT, $0-0
+	ISB $15
+	RET
+
 // func store16(p *uint16, v uint16)
 TEXT ·store16(SB), NOSPLIT, $0-10
 	MOVD p+0(FP), R0

@@ -95,6 +95,10 @@ func (w Window) Write(off int, p []byte) {
 // and "is there more?".
 func Fence() { fence() }
 
+// Pause is for loops that wait for memory to change: it tells the processor so,
+// which then spends less on it and leaves more to the core's other thread.
+func Pause() { pause() }
+
 func (w Window) word(off int) *uint32 {
 	_ = w.b[off+3]
 	p := unsafe.Pointer(&w.b[off])

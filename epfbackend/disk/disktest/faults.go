@@ -177,6 +177,12 @@ func (e *engine) Wait(block bool) ([]*disk.IO, bool, error) {
 	return e.out, rung, err
 }
 
+func (e *engine) Ready() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.failed) > 0 || len(e.due) > 0 || e.Engine.Ready()
+}
+
 // release lets go of what was held long enough.
 func (e *engine) release() {
 	e.mu.Lock()

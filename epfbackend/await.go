@@ -1,0 +1,110 @@
+package epfbackend
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/internal/shm"
+)
+
+const (
+	// lookClock is how many looks are taken between two at the clock, which costs
+	// as much as some of them.
+	lookClock = 32
+
+	// searchPause is the time between two looks for the ring of a driver that is
+	// not asked to ring its doorbell, before it is known what format it has.
+	searchPause = 200 * time.Microsecond
+)
+
+// started is the origin of times. To measure from it reads one clock, not two.
+var started = time.Now()
+
+// await hands what was started to the disk and returns what has completed. If
+// there is nothing to do it waits: it looks for a while, as the worker's Poll has
+// it, and then sleeps. An error is the engine's.
+func (w *worker) await() ([]*disk.IO, error) {
+	limit := w.pace.budget()
+	unknown := w.ring == nil && w.pace.mode != PollAlways // needs a doorbell
+	if w.broken || limit == 0 || unknown || w.gate.wanted() != running {
+		return w.collect(!w.more)
+	}
+	w.lookUntil = 0
+	for {
+		done, err := w.collect(false)
+		if err != nil || len(done) > 0 || w.more {
+			return done, err
+		}
+		if err := shm.Guard(w.lookGuard); err != nil {
+			w.fail(fmt.Errorf("queue %d: %w", w.index, err))
+		}
+		switch {
+		case w.more || w.broken || w.gate.wanted() != running:
+			return nil, nil
+		case !w.engine.Ready(): // nothing came in time
+			return w.sleep()
+		}
+	}
+}
+
+// collect is a Wait of the engine. How long sleeps take decides how long to look
+// before the next.
+func (w *worker) collect(block bool) ([]*disk.IO, error) {
+	if !block || w.pace.mode != PollAuto {
+		done, _, err := w.engine.Wait(block)
+		return done, err
+	}
+	since := time.Since(started)
+	done, _, err := w.engine.Wait(block)
+	w.pace.slept(time.Since(started) - since)
+	return done, err
+}
+
+// sleep asks to be notified, and sleeps unless something has come meanwhile.
+func (w *worker) sleep() ([]*disk.IO, error) {
+	if err := shm.Guard(w.armGuard); err != nil {
+		w.fail(fmt.Errorf("queue %d: %w", w.index, err))
+	}
+	return w.collect(!w.more)
+}
+
+// look returns when there is something to do, or nothing came in time. It touches
+// host memory, and may be cut short by a fault in it.
+func (w *worker) look() error {
+	limit := w.pace.budget()
+	if limit > 0 && w.lookUntil == 0 {
+		w.lookUntil = time.Since(started) + limit
+	}
+	for n := 1; w.gate.wanted() == running && !w.engine.Ready(); n++ {
+		if w.ring == nil {
+			time.Sleep(searchPause)
+			w.more = true
+			return nil
+		}
+		if len(w.free) > 0 {
+			if !w.live() {
+				return nil
+			}
+			var err error
+			if w.more, err = w.ring.Available(); w.more || err != nil {
+				return err
+			}
+		}
+		if n%lookClock == 0 && limit > 0 && time.Since(started) > w.lookUntil {
+			return nil
+		}
+		shm.Pause()
+	}
+	return nil
+}
+
+// arm asks the driver to notify us of what it makes available next, unless a
+// completion has to come first.
+func (w *worker) arm() (err error) {
+	if w.ring == nil || len(w.free) == 0 || !w.live() {
+		return nil
+	}
+	w.more, err = w.ring.EnableNotifications()
+	return err
+}

@@ -1,0 +1,100 @@
+package epfbackend
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Poll says how long the worker of a queue, when it has nothing to do, looks at
+// the ring and at the disk by itself before it sleeps until it is woken. To be
+// woken costs some microseconds, on both sides: a driver that is looked at need
+// not ring its doorbell. To look costs a processor.
+//
+// A Poll above zero is that time. The zero Poll is PollAuto.
+type Poll time.Duration
+
+const (
+	// PollAuto looks for as long as that has lately been worth it, for at most
+	// autoMost.
+	PollAuto Poll = 0
+	// PollOff sleeps at once.
+	PollOff Poll = -1
+	// PollAlways never sleeps, and so also serves drivers that never ring their
+	// doorbell.
+	PollAlways Poll = -2
+)
+
+// ErrPoll reports a text that is no Poll.
+var ErrPoll = errors.New("no way of polling")
+
+// ParsePoll is the inverse of String. It also takes a number of microseconds.
+func ParsePoll(s string) (Poll, error) {
+	switch s {
+	case "auto":
+		return PollAuto, nil
+	case "off":
+		return PollOff, nil
+	case "always":
+		return PollAlways, nil
+	}
+	d, err := time.ParseDuration(s)
+	if n, number := strconv.ParseUint(s, 10, 32); number == nil {
+		d, err = time.Duration(n)*time.Microsecond, nil
+	}
+	if err != nil || d <= 0 {
+		return PollAuto, fmt.Errorf("%w: %q", ErrPoll, s)
+	}
+	return Poll(d), nil
+}
+
+func (p Poll) String() string {
+	switch p {
+	case PollAuto:
+		return "auto"
+	case PollOff:
+		return "off"
+	case PollAlways:
+		return "always"
+	}
+	return time.Duration(p).String()
+}
+
+const (
+	// autoMost is the longest time that PollAuto looks, and autoLeast the shortest
+	// but none.
+	autoMost  = 50 * time.Microsecond
+	autoLeast = 5 * time.Microsecond
+)
+
+// pollPace decides how long one worker looks before it sleeps. With PollAuto that is
+// what it would have taken lately not to sleep: a sleep that was short makes it
+// longer, and one that was long makes it nothing. So an idle queue costs nothing,
+// and the first requests after a pause are slower than those that follow.
+type pollPace struct {
+	mode   Poll
+	window time.Duration // of PollAuto
+}
+
+// budget returns how long to look: 0 not at all, below 0 for ever.
+func (p *pollPace) budget() time.Duration {
+	switch p.mode {
+	case PollAuto:
+		return p.window
+	case PollOff:
+		return 0
+	}
+	return time.Duration(p.mode)
+}
+
+// slept notes that a sleep took d.
+func (p *pollPace) slept(d time.Duration) {
+	switch {
+	case p.mode != PollAuto:
+	case d < autoMost:
+		p.window = min(max(2*p.window, autoLeast), autoMost)
+	default:
+		p.window = 0
+	}
+}
