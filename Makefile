@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 VERSION  := $(shell git describe --always --dirty 2>/dev/null)
 
-.PHONY: build demo test unit guest lint fuzz clean
+.PHONY: build demo test unit guest lint fuzz bench clean
 
 build: ## bin/vblk-ep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.release=$(VERSION)' -o bin/vblk-ep ./cmd/vblk-ep
@@ -32,6 +32,10 @@ lint: ## go vet for both machines, staticcheck, gofumpt
 
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
+
+bench: build ## compare with fio, NBD and QEMU's own disks; BENCHFLAGS='-rounds 1' for a quick try
+	scripts/setup bench
+	$(GO) run ./internal/bench/compare -vblk-ep bin/vblk-ep $(BENCHFLAGS)
 
 clean: ## what the build left in the checkout (guests are cached elsewhere)
 	rm -rf bin results

@@ -32,7 +32,7 @@ Examples:
   vblk-ep bench --disk /dev/nvme0n1p2 --rw read --bs 512k --iodepth 8
   vblk-ep bench --disk scratch.img --rw randwrite --verify
   vblk-ep bench --connect vfio-user:/tmp/vblk.sock --runtime 30s --json
-  vblk-ep bench --disk null:1G,queues=2 --queues 2 --hipri -- --io io_uring
+  vblk-ep bench --disk null:1G --iodepth 128 --hipri -- --poll always
 
 Load:
   --rw WORKLOAD             randread (default), randwrite, randrw, read, write or rw;
@@ -40,6 +40,9 @@ Load:
   --rwmixread PERCENT       of randrw and rw: how much of it reads (default 50)
   --bs SIZE                 of a request (default 4K)
   --iodepth N               requests in flight on each queue (default 32)
+  --iodepth-batch-complete-max N
+                            completions that are reaped before requests are submitted
+                            again (default: all there are)
   --queues N                queues, each driven by a thread of its own (default 1)
   --offset SIZE             where on the disk the load begins (default 0)
   --size SIZE               how much of the disk it uses (default: to the end)

@@ -30,6 +30,7 @@ func TestWrongBenchCommandLines(t *testing.T) {
 		{"--disk IMAGE --bs 1000", "--bs 1000: choose a multiple of 512"},
 		{"--disk IMAGE --bs 4kb", "is not a size: write 4096, 512M or 1G"},
 		{"--disk IMAGE --iodepth 0", "--iodepth 0: choose 1 to 32768"},
+		{"--disk IMAGE --iodepth-batch-complete-max -1", "or 0 for all there are"},
 		{"--disk IMAGE --queues 0", "--queues 0: choose 1 to 1024"},
 		{"--disk IMAGE --runtime fast", "is not a time: write 10s, 500ms or 1m"},
 		{"--disk IMAGE --runtime 0", "choose times above 0"},

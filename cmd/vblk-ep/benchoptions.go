@@ -50,6 +50,7 @@ func (o *benchOptions) parse(args []string, out io.Writer) error {
 	fs.IntVar(&mix, "rwmixread", mix, "")
 	fs.Var(&block, "bs", "")
 	fs.IntVar(&o.setup.Depth, "iodepth", o.setup.Depth, "")
+	fs.IntVar(&o.setup.Batch, "iodepth-batch-complete-max", 0, "")
 	fs.IntVar(&o.setup.Queues, "queues", o.setup.Queues, "")
 	fs.Var(&offset, "offset", "")
 	fs.Var(&size, "size", "")
@@ -94,6 +95,8 @@ func (o *benchOptions) complete(mix int) error {
 		return usageError("with --connect the server is there already: leave out --trap-free, --in-process, --server-cpus and what follows --")
 	case o.inProcess && o.serverCPUs != nil:
 		return usageError("--in-process leaves no server to put on --server-cpus: leave out one")
+	case o.setup.Batch < 0:
+		return usageError("--iodepth-batch-complete-max %d: choose a number above 0, or 0 for all there are", o.setup.Batch)
 	case o.setup.Queues < 1 || o.setup.Queues > 1024:
 		return usageError("--queues %d: choose 1 to 1024", o.setup.Queues)
 	}

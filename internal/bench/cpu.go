@@ -30,6 +30,9 @@ func cpuTime(clock int32) (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
+// ProcessTime returns the processor time that a process has used until now.
+func ProcessTime(pid int) (time.Duration, error) { return cpuTime(processClock(pid)) }
+
 // usage is what both sides have used of the processors until now.
 type usage struct {
 	client, server time.Duration

@@ -24,6 +24,9 @@ type Setup struct {
 	Packed bool // packed rings instead of split ones
 	HiPri  bool // busy polling for completions, without interrupts
 	Direct bool // direct descriptors, although indirect ones are offered
+	// Batch is how many completions are reaped before the requests for them are
+	// submitted again; 0: all there are.
+	Batch int
 }
 
 // Target is a function that is up and running. It belongs to one goroutine.
@@ -141,7 +144,7 @@ const chain = 3
 
 // makeQueues makes guest memory for everything, and the queues in it.
 func (t *Target) makeQueues() error {
-	cfg := rc.QueueConfig{Vector: virtiopci.NoVector}
+	cfg := rc.QueueConfig{Vector: virtiopci.NoVector, Batch: t.Batch}
 	room := 1
 	if t.dev.Accepted().Has(virtio.IndirectDesc) {
 		cfg.Indirect = chain

@@ -19,6 +19,8 @@ type QueueConfig struct {
 	// Indirect is how many descriptors an indirect table can hold; 0: requests
 	// are chains of direct descriptors.
 	Indirect int
+	// Batch is how many requests Poll and Wait return at most; 0: all that are done.
+	Batch int
 }
 
 // Queue is one virtqueue with block requests on it, packed if that was negotiated,
@@ -155,9 +157,13 @@ func (q *Queue) Notify() error {
 	return q.dev.bus.WriteBAR(q.bar, q.off, q.index[:])
 }
 
-// Poll appends the requests that are done to done.
+// Poll appends the requests that are done to done, as many as the queue's Batch
+// allows.
 func (q *Queue) Poll(done []*Request) ([]*Request, error) {
-	for {
+	for n := 0; ; n++ {
+		if n > 0 && n == q.cfg.Batch {
+			return done, nil
+		}
 		u, ok, err := q.ring.Collect()
 		if !ok || err != nil {
 			return done, err

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fioSays is the part that matters of what fio prints.
+func fioSays(side string, iops float64) string {
+	other := map[string]string{"read": "write", "write": "read"}[side]
+	return fmt.Sprintf(`note: something
+{"jobs": [{
+	%q: {"iops": 0, "bw_bytes": 0, "lat_ns": {"min": 0}},
+	%q: {"iops": %f, "bw_bytes": %f, "lat_ns": {"percentile": {"50.000000": 1000, "99.000000": 2000, "99.900000": 3000}}}
+}]}`, other, side, iops, iops*4096)
+}
+
+func TestParseFio(t *testing.T) {
+	for _, side := range []string{"read", "write"} {
+		s, err := parseFio([]byte(fioSays(side, 500)))
+		require.NoError(t, err)
+		require.Equal(t, sample{IOPS: 500, Bytes: 500 * 4096, P50: 1000, P99: 2000, P999: 3000}, s)
+	}
+	for _, bad := range []string{"", "fio: failed", "{", `{"jobs": []}`, `{"jobs": [{}]}`} {
+		_, err := parseFio([]byte(bad))
+		require.Error(t, err, bad)
+	}
+}
+
+func TestMedian(t *testing.T) {
+	require.Zero(t, median(nil))
+	require.Equal(t, 2.0, median([]float64{3, 1, 2}))
+	require.Equal(t, 2.5, median([]float64{4, 1, 2, 3}))
+}
+
+// Ratios are of the same round, so a machine that slows down changes none.
+func TestRatiosArePaired(t *testing.T) {
+	round := 0.0
+	table := &table{
+		Name: "t", works: []work{{"read", "4k", 1}, {"write", "4k", 2}},
+		contenders: []contender{
+			{"base", func(context.Context, work) (sample, error) { round++; return sample{IOPS: 1000 / round}, nil }},
+			{"<half>", func(context.Context, work) (sample, error) { return sample{IOPS: 500 / round, Server: round}, nil }},
+		},
+	}
+	require.NoError(t, table.measure(t.Context(), 5))
+	require.Len(t, table.Blocks, 2)
+	for _, k := range table.Blocks {
+		require.Len(t, k.Rows[0].Samples, 5)
+		require.Equal(t, []float64{1, 1, 1}, []float64{k.Rows[0].Ratio, k.Rows[0].Low, k.Rows[0].High})
+		require.Equal(t, []float64{0.5, 0.5, 0.5}, []float64{k.Rows[1].Ratio, k.Rows[1].Low, k.Rows[1].High})
+	}
+	require.Equal(t, 5.0, table.Blocks[0].Rows[1].Median.Server, "rounds 1, 3, 5, 7, 9")
+
+	wellFormed(t, table.plot())
+	require.Contains(t, string(table.plot()), "&lt;half&gt;")
+}
+
+func wellFormed(t *testing.T, text []byte) {
+	t.Helper()
+	for d := xml.NewDecoder(strings.NewReader(string(text))); ; {
+		_, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		require.NoError(t, err)
+	}
+}
+
+func TestReadGuest(t *testing.T) {
+	var out strings.Builder
+	for round := range 3 {
+		for i := range guestWorks {
+			for k, d := range guestDisks {
+				fmt.Fprintf(&out, "@@ %d %s\n%s\n", i, d.address, fioSays("read", float64(100*(k+1)*(round+1))))
+			}
+		}
+	}
+	table, err := readGuest(out.String())
+	require.NoError(t, err)
+	for _, k := range table.Blocks {
+		for i, r := range k.Rows {
+			require.Equal(t, guestDisks[i].name, r.Name)
+			require.Len(t, r.Samples, 3)
+			require.InDelta(t, float64(i+1), r.Ratio, 1e-9)
+		}
+	}
+	_, err = readGuest(out.String()[:out.Len()/2])
+	require.Error(t, err)
+	_, err = readGuest("nothing")
+	require.Error(t, err)
+}
+
+// A turn runs the real program; what is written can be read.
+func TestTurnAndReport(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "vblk-ep")
+	out, err := exec.Command("go", "build", "-o", program, "github.com/vblk-ep/vblk-ep/cmd/vblk-ep").CombinedOutput()
+	require.NoError(t, err, string(out))
+	l := &lab{config: config{program: program, runtime: 200 * time.Millisecond, size: 1 << 20}, dir: dir}
+	t.Cleanup(func() { require.NoError(t, l.close()) })
+	l.run, err = l.tmpfs()
+	require.NoError(t, err)
+	path, err := l.file(dir, "disk.img")
+	require.NoError(t, err)
+	small := &table{
+		Name: "small", works: []work{{"randwrite", "4k", 4}},
+		contenders: []contender{l.ours("one", path), l.ours("two", "null:1G", "--ring", "packed")},
+	}
+	require.NoError(t, small.measure(t.Context(), 1))
+	for _, r := range small.Blocks[0].Rows {
+		require.Positive(t, r.Median.IOPS)
+		require.Positive(t, r.Median.P50)
+		require.Positive(t, r.Median.Server)
+	}
+	rep := &report{Machine: machine(t.Context(), l.config), Tables: []*table{small}}
+	rep.Idle, err = l.idle(t.Context())
+	require.NoError(t, err)
+	require.Len(t, rep.Idle, 2)
+	require.NoError(t, rep.write(dir))
+	for _, name := range []string{"bench.md", "bench.json", "small.svg"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		require.Contains(t, string(b), "two", name)
+	}
+}
