@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 )
 
@@ -84,8 +85,7 @@ func (r *run) result(from, to snapshot) *Result {
 
 // Print writes the result as text.
 func (r *Result) Print(w io.Writer) {
-	us := func(ns float64) string { return fmt.Sprintf("%.3g", ns/1e3) }
-	l := r.Latency
+	us, l := Micros, r.Latency
 	fmt.Fprintf(w, "  %d requests in %.2f s: %s IOPS, %s\n", r.Requests, r.Runtime.Seconds(), Rate(r.IOPS), Bandwidth(r.Bytes))
 	fmt.Fprintf(w, "  latency in µs: min %s, mean %s, max %s\n", us(float64(l.Min)), us(l.Mean), us(float64(l.Max)))
 	fmt.Fprintf(w, "    p50 %s, p90 %s, p95 %s, p99 %s, p99.9 %s, p99.99 %s\n", us(float64(l.P50)), us(float64(l.P90)),
@@ -101,6 +101,18 @@ func (r *Result) Print(w io.Writer) {
 	if r.Checked != nil {
 		fmt.Fprintf(w, "  %d blocks verified\n", *r.Checked)
 	}
+}
+
+// Micros writes a time in nanoseconds as a number of microseconds.
+func Micros(ns float64) string {
+	digits := 2
+	switch {
+	case ns >= 1e5:
+		digits = 0
+	case ns >= 1e4:
+		digits = 1
+	}
+	return strconv.FormatFloat(ns/1e3, 'f', digits, 64)
 }
 
 // Rate writes a number of requests a second.

@@ -103,20 +103,9 @@ func (k *block) markdown(b *bytes.Buffer) {
 	for _, r := range k.Rows {
 		m, server := r.Median, ""
 		if m.Server > 0 {
-			server = micros(m.Server)
+			server = bench.Micros(m.Server)
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s |\n", r.Name, bench.Rate(m.IOPS), bench.Rate(r.Best), bench.Bandwidth(m.Bytes),
-			r.Ratio, r.Low, r.High, micros(m.P50), micros(m.P99), micros(m.P999), server)
-	}
-}
-
-func micros(ns float64) string {
-	switch us := ns / 1000; {
-	case us >= 100:
-		return fmt.Sprintf("%.0f", us)
-	case us >= 10:
-		return fmt.Sprintf("%.1f", us)
-	default:
-		return fmt.Sprintf("%.2f", us)
+			r.Ratio, r.Low, r.High, bench.Micros(m.P50), bench.Micros(m.P99), bench.Micros(m.P999), server)
 	}
 }
