@@ -102,6 +102,56 @@ func TestReadGuest(t *testing.T) {
 	require.Error(t, err)
 }
 
+// A goal is reached or not by what was measured in the same round, and nothing that
+// was not measured counts as reached.
+func TestGoals(t *testing.T) {
+	for _, g := range new(report).goals() {
+		require.Equal(t, notMeasured, g.Got)
+		require.False(t, g.Reached)
+	}
+	made := func(ratio, added float64) *report {
+		r := &report{Idle: map[string]float64{"trapped": 0.4, "trap-free": 0.6}}
+		for _, n := range []struct {
+			name  string
+			works []work
+			rows  []string
+		}{
+			{"file", fileWorks, []string{"fio", oursName}},
+			{"null", nullWorks, []string{"vblk-ep, polling", "vblk-ep, polling server", oursName, twoQueues}},
+			{"guest", guestWorks, []string{guestDisks[0].name, guestDisks[1].name, oursName}},
+		} {
+			t := &table{Name: n.name}
+			for _, w := range n.works {
+				k := &block{Work: w}
+				for i, name := range n.rows {
+					row := &row{Name: name}
+					for round := range 3 {
+						speed := 1e6 / float64(round+1)
+						if i == len(n.rows)-1 {
+							speed *= ratio
+						}
+						row.Samples = append(row.Samples, sample{IOPS: speed, P50: 1e4 + added*float64(i)})
+					}
+					k.Rows = append(k.Rows, row)
+				}
+				t.Blocks = append(t.Blocks, k)
+			}
+			t.conclude()
+			r.Tables = append(r.Tables, t)
+		}
+		return r
+	}
+	reached := func(list []goal) (got []bool) {
+		for _, g := range list {
+			got = append(got, g.Reached)
+		}
+		return got
+	}
+	require.Equal(t, []bool{true, true, true, true, true, false, true, true, true, true, true, true, false}, reached(made(2, 15e3).goals()))
+	require.Equal(t, []bool{false, true, true, true, false, false, false, false, false, false, false, true, false}, reached(made(0.93, 15.1e3).goals()))
+	require.False(t, made(0.89, 0).goals()[1].Reached)
+}
+
 // A turn runs the real program; what is written can be read.
 func TestTurnAndReport(t *testing.T) {
 	dir := t.TempDir()

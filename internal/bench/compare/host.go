@@ -134,19 +134,26 @@ func (l *lab) nullTable(ctx context.Context) (*table, error) {
 	}, err
 }
 
-// idleTime is how long an idle server is watched.
+// idleTime is how long an idle server is watched at most.
 const idleTime = 5 * time.Second
+
+// idleModes are the kinds of registers.
+var idleModes = []string{"trapped", "trap-free"}
 
 // idle measures what a server with a live driver costs that asks for nothing, in
 // percent of a core.
 func (l *lab) idle(ctx context.Context) (map[string]float64, error) {
 	result := map[string]float64{}
-	for name, slot := range map[string]string{"trapped": "", "trap-free": ",trap-free"} {
+	for _, name := range idleModes {
+		slot := ""
+		if name == "trap-free" {
+			slot = ",trap-free"
+		}
 		socket := filepath.Join(l.run, name)
 		if err := l.serve(ctx, socket, l.program, "serve", "--json", "--disk", "null:1G", "--epc", "vfio-user:"+socket+slot); err != nil {
 			return nil, err
 		}
-		used, err := watchIdle(ctx, socket)
+		used, err := watchIdle(ctx, socket, min(idleTime, 5*l.runtime))
 		if err != nil {
 			return nil, fmt.Errorf("idle, %s: %w", name, err)
 		}
@@ -155,7 +162,7 @@ func (l *lab) idle(ctx context.Context) (map[string]float64, error) {
 	return result, nil
 }
 
-func watchIdle(ctx context.Context, socket string) (percent float64, err error) {
+func watchIdle(ctx context.Context, socket string, d time.Duration) (percent float64, err error) {
 	t, err := bench.Connect(ctx, socket, bench.Setup{Queues: 1, Depth: 1, Block: 4096})
 	if err != nil {
 		return 0, err
@@ -166,7 +173,7 @@ func watchIdle(ctx context.Context, socket string) (percent float64, err error) 
 	if err != nil {
 		return 0, err
 	}
-	time.Sleep(idleTime)
+	time.Sleep(d)
 	after, err := bench.ProcessTime(t.Server)
-	return 100 * float64(after-before) / float64(idleTime), err
+	return 100 * float64(after-before) / float64(d), err
 }

@@ -22,6 +22,7 @@ type report struct {
 	Machine facts              `json:"machine"`
 	Tables  []*table           `json:"tables"`
 	Idle    map[string]float64 `json:"idle_server_percent_of_core"`
+	Goals   []goal             `json:"goals"`
 }
 
 // facts are what figures depend on.
@@ -59,6 +60,7 @@ func machine(ctx context.Context, c config) facts {
 
 // write writes bench.json, bench.md and a plot a table.
 func (r *report) write(dir string) error {
+	r.Goals = r.goals()
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
@@ -83,11 +85,15 @@ func (r *report) markdown() []byte {
 	fmt.Fprintf(&b, "# Measured\n\n%s, %d cores, Linux %s; load before the start %.1f.\n", m.Processor, m.Cores, m.Kernel, m.Load)
 	fmt.Fprintf(&b, "%s. Medians of %d rounds of %s; ratios are medians of the rounds' ratios, with their extremes.\n",
 		strings.Join(m.Versions, ", "), m.Rounds, m.Runtime)
+	printGoals(&b, r.Goals)
 	for _, t := range r.Tables {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n", t.Name, t.About)
 		for _, k := range t.Blocks {
 			k.markdown(&b)
 		}
+	}
+	if len(r.Idle) == 0 {
+		return b.Bytes()
 	}
 	fmt.Fprintf(&b, "\n## idle\n\nA live driver that asks for nothing.\n\n| registers | server, %% of a core |\n|---|--:|\n")
 	for _, name := range slices.Sorted(maps.Keys(r.Idle)) {
