@@ -93,7 +93,7 @@ func (d *Disk) blockLimits(dir string, o Options) error {
 	if _, ok := readInt(dir, "partition"); ok {
 		i.Kind = Partition
 	}
-	if o.BlockSize != 0 && o.BlockSize != i.LogicalBlock {
+	if o.BlockSize > i.LogicalBlock { // smaller ones are emulated
 		return &Error{
 			Path: i.Path, Kind: ErrSize, Mend: "leave the block size out",
 			What: fmt.Sprintf("has blocks of %d bytes, which cannot be presented as %d", i.LogicalBlock, o.BlockSize),

@@ -12,6 +12,9 @@
 // it is cut into system calls and what is tried when one is not supported, is
 // written once, in plan.go, for both.
 //
+// Emulate stacks on any store whose blocks are larger than what a host is to see. It
+// is a store of its own, and leaves whole blocks to the engine below.
+//
 // The package never reads or writes outside the disk's size, never writes to a
 // disk that was opened read-only, never changes the size of a file, and never
 // looks into the data.

@@ -34,6 +34,7 @@ type Info struct {
 	Size            int64  // a multiple of LogicalBlock
 	LogicalBlock    uint32 // the smallest unit of a request: 512 to 65536, a power of two
 	PhysicalBlock   uint32 // the smallest unit that is written without reading first
+	NativeBlock     uint32 // the disk's own logical block, where it is larger than what is presented; else 0
 	MinIO, OptIO    uint32 // preferred units; OptIO 0: none reported
 	AlignmentOffset uint32 // of the first aligned physical block
 

@@ -27,8 +27,9 @@ type Options struct {
 	ReadOnly bool
 	Direct   DirectMode
 
-	// BlockSize is the logical block size to present for a file or a null disk: a
-	// power of two from 512 to 4096, 0 for 512. A block device has its own.
+	// BlockSize is the logical block size to present: a power of two from 512 to
+	// 4096. 0 means a block device's own, and 512 for a file or a null disk. What is
+	// smaller than a block device's own is emulated, see Emulate; larger is refused.
 	BlockSize uint32
 
 	// Force takes the disk although somebody else uses it.
@@ -80,6 +81,9 @@ func Open(path string, o Options) (Store, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if o.BlockSize != 0 && o.BlockSize < d.info.LogicalBlock {
+		return Emulate(d, o.BlockSize)
 	}
 	return d, nil
 }

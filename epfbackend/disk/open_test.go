@@ -75,7 +75,12 @@ func TestSizesThatCannotBeServed(t *testing.T) {
 	}
 	require.EqualValues(t, 2048, opened(t, file(mib), Options{BlockSize: 2048}).Info().LogicalBlock)
 	loop := blktest.Loop(t, file(mib), blktest.LoopOptions{BlockSize: 4096})
-	refused(t, loop, Options{BlockSize: 512}, ErrSize, "blocks of 4096", "leave the block size out")
+	info := opened(t, loop, Options{BlockSize: 1024}).Info()
+	require.Equal(t, [...]uint32{1024, 4096, 4096}, [...]uint32{info.LogicalBlock, info.PhysicalBlock, info.NativeBlock})
+	own := blktest.Loop(t, file(mib), blktest.LoopOptions{BlockSize: 4096})
+	require.Zero(t, opened(t, own, Options{BlockSize: 4096}).Info().NativeBlock)
+	small := blktest.Loop(t, file(mib), blktest.LoopOptions{})
+	refused(t, small, Options{BlockSize: 4096}, ErrSize, "blocks of 512", "leave the block size out")
 
 	for _, s := range []string{"", "0", "-1", "1000", "5x", "G", "99999999999G", "9223372036854775807"} {
 		refused(t, "null:"+s, Options{}, ErrSize, "null:SIZE")

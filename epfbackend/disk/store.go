@@ -39,7 +39,7 @@ type IO struct {
 	// Err is the result: nil, or a unix.Errno. EROFS: the disk was opened
 	// read-only. EOPNOTSUPP: the disk cannot do this. EIO also stands for a range
 	// that is not (or no longer) on the disk, EINVAL for an Iov that does not add
-	// up to Length, EBUSY for more operations than the engine was made for.
+	// up to Length or a SecureErase that is not made of the disk's own blocks, EBUSY for more operations than the engine was made for.
 	// EFAULT: the memory is gone. ECANCELED: the engine was closed over a long
 	// Discard, WriteZeroes or SecureErase.
 	Err error
@@ -53,6 +53,8 @@ type IO struct {
 	tries int  // that were fruitless since the last progress
 	paged bool // to take the page cache, whatever its alignment
 	slot  uint32
+	job   *job // that it is done by, or a part of; block size emulation only
+	span  span // that it modifies; block size emulation only
 }
 
 // Engine runs operations on a Store for one worker: one goroutine, locked to its
