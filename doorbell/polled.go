@@ -7,22 +7,23 @@ import "github.com/vblk-ep/vblk-ep/internal/shm"
 const quiet = 0xffff
 
 // Polled is the doorbell of a notify register that is plain memory: someone has
-// to look whether it was written. What it finds it passes on by ringing another
-// source.
+// to look whether it was written. What it finds it passes on by ringing other
+// sources: those of all queues that share the register, for one queue's write may
+// have been overwritten by another's.
 //
 // A driver makes buffers available before it notifies, so a write that comes
 // while the word is being made quiet again is not lost: whoever is rung looks at
 // the ring after that.
 type Polled struct {
-	Source
-	word shm.Window
+	word    shm.Window
+	sources []Source
 }
 
 // NewPolled returns the doorbell of the 16-bit word at the start of word, which
-// it makes quiet. It rings source, and is closed with it.
-func NewPolled(word shm.Window, source Source) *Polled {
+// it makes quiet. It rings the sources, which stay the caller's.
+func NewPolled(word shm.Window, sources ...Source) *Polled {
 	word.Store16(0, quiet)
-	return &Polled{Source: source, word: word}
+	return &Polled{word, sources}
 }
 
 // Poll rings if the word was written since the last Poll, and says whether it
@@ -33,6 +34,8 @@ func (p *Polled) Poll() bool {
 	}
 	p.word.Store16(0, quiet)
 	shm.Fence()
-	p.Ring()
+	for _, s := range p.sources {
+		s.Ring()
+	}
 	return true
 }

@@ -10,14 +10,19 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/shm"
 )
 
-func newPolled(t *testing.T) (*Polled, shm.Window) {
+func newPolled(t *testing.T) (*Polled, shm.Window, []Source) {
 	fd, m, err := shm.NewMemory("notify", 4096)
 	require.NoError(t, err)
-	bell, err := NewTrapped()
-	require.NoError(t, err)
-	t.Cleanup(func() { bell.Close(); m.Close(); unix.Close(fd) })
+	t.Cleanup(func() { m.Close(); unix.Close(fd) })
+	var bells []Source
+	for range 2 { // of queues that share the word
+		bell, err := NewTrapped()
+		require.NoError(t, err)
+		t.Cleanup(func() { bell.Close() })
+		bells = append(bells, bell)
+	}
 	w := shm.Of(m.Bytes()[8:12])
-	return NewPolled(w, bell), w
+	return NewPolled(w, bells...), w, bells
 }
 
 func rung(t *testing.T, s Source) bool {
@@ -30,14 +35,18 @@ func rung(t *testing.T, s Source) bool {
 }
 
 func TestPolledNoticesEachWriteOfTheSameValue(t *testing.T) {
-	p, w := newPolled(t)
+	p, w, bells := newPolled(t)
 	require.False(t, p.Poll())
 	for range 3 {
 		w.Store16(0, 0)
 		require.True(t, p.Poll())
-		require.True(t, rung(t, p))
+		for _, b := range bells {
+			require.True(t, rung(t, b))
+		}
 		require.False(t, p.Poll())
-		require.False(t, rung(t, p))
+		for _, b := range bells {
+			require.False(t, rung(t, b))
+		}
 	}
 	w.Store32(0, 0x00050001) // a wide write, as of notification data
 	require.True(t, p.Poll())
@@ -46,7 +55,7 @@ func TestPolledNoticesEachWriteOfTheSameValue(t *testing.T) {
 // A driver that makes available, then notifies, and a device that polls, then
 // looks: nothing is left unseen, however they meet.
 func TestPolledLosesNothing(t *testing.T) {
-	p, w := newPolled(t)
+	p, w, _ := newPolled(t)
 	fd, m, err := shm.NewMemory("ring", 4096)
 	require.NoError(t, err)
 	defer m.Close()

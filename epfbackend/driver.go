@@ -69,13 +69,13 @@ func (f *Function) stop(first, end int) <-chan struct{} {
 		}
 	}
 	done := make(chan struct{})
-	go func() {
+	f.background.Go(func() {
 		for _, w := range stopping {
 			<-w.gone
 		}
 		close(done)
 		f.wake()
-	}()
+	})
 	return done
 }
 

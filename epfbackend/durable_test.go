@@ -31,19 +31,26 @@ func (r *rig) setWriteback(on byte) {
 // durable at once. All of it has to be, or none.
 func modified(r *rig, rec *recorder) bool {
 	r.t.Helper()
+	durable := modifications(r, rec)
+	require.True(r.t, durable[0] == durable[1] && durable[1] == durable[2], "%v", durable)
+	return durable[0]
+}
+
+// modifications executes all that modifies the disk, and says of each whether it was
+// made durable at once.
+func modifications(r *rig, rec *recorder) (durable []bool) {
+	r.t.Helper()
 	rec.take()
 	r.must(virtioblk.TypeOut, 0, make([]byte, sector))
 	r.must(virtioblk.TypeDiscard, 0, ranges(virtioblk.Range{NumSectors: 8}))
 	r.must(virtioblk.TypeWriteZeroes, 0, ranges(virtioblk.Range{NumSectors: 8}))
-	var durable []bool
 	for _, o := range rec.take() {
 		if o.Op != disk.Flush {
 			durable = append(durable, o.Durable)
 		}
 	}
 	require.Len(r.t, durable, 3)
-	require.True(r.t, durable[0] == durable[1] && durable[1] == durable[2], "%v", durable)
-	return durable[0]
+	return durable
 }
 
 func TestWriteCacheMode(t *testing.T) {

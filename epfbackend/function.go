@@ -36,7 +36,7 @@ type Function struct {
 	bells   []doorbell.Source // one a queue
 	trapped *regfile.Trapped  // regs, if accesses are seen
 	sampler *sampler          // trap-free, while attached
-	wakeup  chan struct{}     // wakes the sampler
+	wakeup  doorbell.Source   // wakes the sampler
 
 	info     disk.Info // as it was at New; only the size ever changes
 	readOnly bool
@@ -56,7 +56,7 @@ type Function struct {
 	paused   bool
 
 	refreshing sync.Mutex     // regs stays while it is held; taken before mu
-	background sync.WaitGroup // cache flushes
+	background sync.WaitGroup // cache flushes, and who waits for workers to end
 	flushing   sync.Mutex     // one at a time
 	flushOwed  atomic.Bool    // one is to start
 }
@@ -75,7 +75,7 @@ func New(store disk.Store, o Options) (*Function, error) {
 	o.setDefaults()
 	info := store.Info()
 	f := &Function{
-		store: store, opts: o, log: o.Log, wakeup: make(chan struct{}, 1),
+		store: store, opts: o, log: o.Log,
 		info: info, readOnly: info.ReadOnly,
 	}
 	f.size.Store(info.Size)
@@ -99,7 +99,7 @@ func New(store disk.Store, o Options) (*Function, error) {
 		f.trapped = f.newTrapped()
 		f.regs = f.trapped
 	}
-	for range o.Queues {
+	for range o.Queues + 1 {
 		bell, err := doorbell.NewTrapped()
 		if err != nil {
 			_ = f.Close()
@@ -107,6 +107,7 @@ func New(store disk.Store, o Options) (*Function, error) {
 		}
 		f.bells = append(f.bells, bell)
 	}
+	f.bells, f.wakeup = f.bells[:o.Queues], f.bells[o.Queues]
 	return f, nil
 }
 
@@ -116,7 +117,10 @@ func (f *Function) Close() error {
 	for _, b := range f.bells {
 		errs = multierror.Append(errs, b.Close())
 	}
-	f.bells = nil
+	if f.wakeup != nil {
+		errs = multierror.Append(errs, f.wakeup.Close())
+	}
+	f.bells, f.wakeup = nil, nil
 	return errs.ErrorOrNil()
 }
 

@@ -32,7 +32,10 @@ type Options struct {
 	// disk's own.
 	Serial string
 
-	Queues    int // virtqueues, one worker each, 1 to 1024; 0 means DefaultQueues
+	// Queues are the virtqueues, one worker each, 1 to 1024; 0 means
+	// DefaultQueues. Where several are served trap-free, a driver's set-up must be
+	// watched without a gap, and one that was missed is refused.
+	Queues    int
 	QueueSize int // entries of each, a power of two, 4 to 32768; 0 means DefaultQueueSize
 
 	// WriteThrough makes each write durable before it completes, until the
@@ -68,8 +71,6 @@ func (o Options) Check() error {
 	switch {
 	case o.Queues < 1 || o.Queues > maxQueues:
 		return fmt.Errorf("%w: queues=%d: choose 1 to %d", ErrOption, o.Queues, maxQueues)
-	case o.TrapFree && o.Queues > 1:
-		return fmt.Errorf("%w: queues=%d: a trap-free slot has one queue; leave queues out", ErrOption, o.Queues)
 	case o.QueueSize < minQueueSize || o.QueueSize > maxQueueSize || bits.OnesCount(uint(o.QueueSize)) != 1:
 		return fmt.Errorf("%w: queue-size=%d: choose a power of two from %d to %d",
 			ErrOption, o.QueueSize, minQueueSize, maxQueueSize)

@@ -2,7 +2,10 @@ package epfbackend
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/doorbell"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
@@ -11,65 +14,86 @@ import (
 
 const (
 	// ReactionTime bounds how long after a driver's write an idle trap-free
-	// function notices it, not counting how late the machine's scheduler is.
+	// function of one queue notices it, not counting how late the machine's
+	// scheduler is.
 	ReactionTime = 20 * time.Millisecond
 
+	// ReactionTimeQueues is that of a function of several queues: a reset must be
+	// seen before the next driver sets up its second queue.
+	ReactionTimeQueues = time.Millisecond
+
 	// After a notification the sampler does not sleep for samplerSpin, and then
-	// the longer the longer nothing came, from samplerNap up to ReactionTime.
+	// the longer the longer nothing came, from samplerNap up to the reaction time.
 	samplerSpin = 20 * time.Microsecond
 	samplerNap  = 50 * time.Microsecond
+
+	// A function of several queues that serves nobody waits for a driver with
+	// samplerWatch between two looks. While the driver sets up the queues nothing
+	// may be missed, so the sampler stares, until the driver has not moved for
+	// samplerBored. It blinks every so often, of its own accord: who runs for 10 ms
+	// is made to wait by the runtime, for longer.
+	samplerWatch = 200 * time.Microsecond
+	samplerStare = 3 * time.Millisecond
+	samplerBlink = time.Microsecond
+	samplerBored = time.Second
 )
 
 // sampler finds out what the driver does to a BAR that is plain memory: it looks
-// at the registers and at the notify word, on a goroutine of its own. Workers
-// look at the registers too (worker.live); what they find they leave to it.
+// at the registers and at the notify word, on a thread of its own. Workers look
+// at the registers too (worker.live); what they find they leave to it.
 type sampler struct {
 	f     *Function
 	regs  *regfile.TrapFree
 	bell  *doorbell.Polled
 	pace  *doorbell.Pace
-	end   chan struct{}
+	end   atomic.Bool
 	ended chan struct{}
+
+	// several queues only
+	settingUp bool // the driver was setting them up when we last looked
+	moves     uint64
+	moved     time.Time
+	blinked   time.Time
+	attentive bool // the thread has priority
 }
 
 func startSampler(f *Function, regs *regfile.TrapFree, bar shm.Window) *sampler {
+	most := ReactionTime
+	if f.opts.Queues > 1 {
+		most = ReactionTimeQueues
+	}
 	s := &sampler{
 		f: f, regs: regs,
-		pace: doorbell.NewPace(samplerSpin, samplerNap, ReactionTime),
-		end:  make(chan struct{}), ended: make(chan struct{}),
+		pace:  doorbell.NewPace(samplerSpin, samplerNap, most),
+		bell:  doorbell.NewPolled(bar.Slice(notifyOffset, notifyMultiplier), f.bells...),
+		ended: make(chan struct{}),
 	}
-	s.bell = doorbell.NewPolled(bar.Slice(notifyOffset, notifyMultiplier), f.bells[0])
 	go s.run()
 	return s
 }
 
 // stop returns when the sampler no longer looks at anything.
 func (s *sampler) stop() {
-	close(s.end)
+	s.end.Store(true)
+	s.f.wake()
 	<-s.ended
 }
 
+// run is the sampler's goroutine. Its thread sleeps by itself, because the
+// runtime's timers are too coarse, and ends with it.
 func (s *sampler) run() {
+	runtime.LockOSThread()
 	defer close(s.ended)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
+	fds := []unix.PollFd{{Fd: int32(s.f.wakeup.FD()), Events: unix.POLLIN}}
+	var rings [8]byte
+	for !s.end.Load() {
 		wait := s.look()
 		if wait == 0 {
-			select {
-			case <-s.end:
-				return
-			default:
-				runtime.Gosched()
-			}
 			continue
 		}
-		timer.Reset(wait)
-		select {
-		case <-s.end:
-			return
-		case <-s.f.wakeup:
-		case <-timer.C:
+		limit := unix.NsecToTimespec(int64(wait))
+		if n, _ := unix.Ppoll(fds, &limit, nil); n > 0 {
+			_, _ = unix.Read(s.f.wakeup.FD(), rings[:])
 		}
 	}
 }
@@ -78,7 +102,12 @@ func (s *sampler) run() {
 // come first: who is rung must be there.
 func (s *sampler) look() time.Duration {
 	s.sample()
-	return s.pace.Next(time.Now(), s.bell.Poll())
+	now := time.Now()
+	wait := s.pace.Next(now, s.bell.Poll())
+	if s.f.opts.Queues > 1 {
+		wait = min(wait, s.attend(now))
+	}
+	return wait
 }
 
 func (s *sampler) sample() {
@@ -87,10 +116,44 @@ func (s *sampler) sample() {
 	}
 }
 
-// wake lets the sampler look now. It may be called from any goroutine.
-func (f *Function) wake() {
-	select {
-	case f.wakeup <- struct{}{}:
-	default:
+// attend returns how long the sampler may sleep at most so that it misses none of
+// several queues. Until they are served there is nothing that its thread could
+// keep from running, so it takes precedence.
+func (s *sampler) attend(now time.Time) time.Duration {
+	watch := s.regs.Epoch() == 0
+	if watch != s.attentive {
+		s.attentive = watch
+		prioritise(watch)
 	}
+	was := s.settingUp
+	var moves uint64
+	moves, s.settingUp = s.regs.SettingUp()
+	if moves != s.moves || was != s.settingUp {
+		s.moves, s.moved = moves, now
+	}
+	switch {
+	case s.settingUp && now.Sub(s.moved) < samplerBored, s.settingUp != was: // also to see what came of it
+		if now.Sub(s.blinked) < samplerStare {
+			return 0
+		}
+		s.blinked = now
+		return samplerBlink
+	case watch:
+		return samplerWatch
+	}
+	return ReactionTimeQueues
 }
+
+// prioritise gives this thread precedence over ordinary ones, or takes it away.
+// Where that is not permitted, queues may be missed under load: they are counted
+// and reported.
+func prioritise(on bool) {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+	if on {
+		attr.Policy, attr.Priority = unix.SCHED_FIFO, 1
+	}
+	_ = unix.SchedSetAttr(0, &attr, 0)
+}
+
+// wake lets the sampler look now. It may be called from any goroutine.
+func (f *Function) wake() { f.wakeup.Ring() }

@@ -87,7 +87,6 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
 		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},
 		{"serve --disk IMAGE --epc vfio-user:x,fast", `unknown option "fast": choose trap-free`},
-		{"serve --disk IMAGE,queues=2 --epc vfio-user:x,trap-free", "a trap-free slot has one queue; leave queues out"},
 		{"serve --disk IMAGE,ring=torn", "choose both, packed, split"},
 		{"serve --disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep serve --help'"},
 		{"serve IMAGE", "disks are named with --disk"},

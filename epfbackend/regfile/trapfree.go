@@ -79,7 +79,8 @@ type TrapFreeConfig struct {
 //     DRIVER_OK.
 //   - config_generation, by compare-and-swap, and the fields of the device
 //     configuration that changed.
-//   - driver_feature_select, while a driver sets up several queues: see captures.
+//   - driver_feature_select and config_msix_vector, while a driver sets up several
+//     queues: see captures.
 //
 // Nothing is put back to its value at reset. A driver may have read it already:
 // queue_size, for one, that a driver made smaller stays so for the next.
@@ -236,11 +237,16 @@ func settingUp(s virtio.Status) bool {
 	return s.Has(virtio.FeaturesOK) && s&(virtio.DriverOK|virtio.Failed) == 0
 }
 
-// Busy says that a driver is setting up several queues right now: Sample should
-// be called without a pause until that is over, within reason, because a driver
-// may stay there for ever.
-func (t *TrapFree) Busy() bool {
-	return t.cfg.Queues > 1 && settingUp(statusOf(t.cfg.Common.Load32(statusWord)))
+// SettingUp says whether a driver is setting up several queues right now, and if so
+// how often it was seen to move. Sample should be called without a pause while it
+// moves; but it may stay there for ever.
+func (t *TrapFree) SettingUp() (moves uint64, ok bool) {
+	if t.cfg.Queues == 1 || !settingUp(statusOf(t.cfg.Common.Load32(statusWord))) {
+		return 0, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.captures.moves, true
 }
 
 // ConfigVector returns the vector of configuration changes, virtiopci.NoVector

@@ -10,28 +10,32 @@ import (
 // share one set of registers: what stands there at DRIVER_OK is the last one's,
 // which queue_select tells, and the others must be caught on the way.
 //
-// A queue is captured when its addresses were seen while it was selected, and
-// were seen again, the same, after another queue was selected: a driver that has
-// moved on has written them all. A first look that came too early (the addresses
-// of the queue before, or half of these) is not repeated after the driver moved
-// on, with one exception: what stood there from a driver before may be what a
-// later queue of this one gets. Then two queues have an area in common, which
-// collect refuses. So what is served was set up for the queue it is served as.
+// A queue is captured when its addresses were seen while it was selected, and were
+// seen again, the same, after another queue was selected: a driver that has moved on
+// has written them all. Or else when its vector was seen to change while it was
+// selected: a driver writes that last. A first look that came too early (the
+// addresses of the queue before, or half of these) is not repeated after the driver
+// moved on, with one exception: what stood there from a driver before may be what a
+// later queue of this one gets. Then two queues have an area in common, which collect
+// refuses. So what is served was set up for the queue it is served as.
 //
 // Before the first look a mark is left in driver_feature_select, which every
 // driver writes when it begins and none reads; what it accepts is not looked at.
 // If the mark is gone, another driver has begun and everything so far is
-// forgotten, though nobody may have seen its reset. A driver that lets go of its
-// queues and sets others up without negotiating again (Linux, if a queue gets no
-// interrupt) selects a lower queue and then changes addresses: what was captured
-// before is forgotten too. That can be missed, if nobody looks for as long as it
-// takes; nothing in the registers would tell. With one queue there is no such
-// question.
+// forgotten, though nobody may have seen its reset.
+//
+// A driver that lets go of its queues and sets others up without negotiating again
+// (Linux, if a queue gets no interrupt) writes config_msix_vector anew before it
+// does. So once it is seen to set up a queue a mark is left there, too: the driver has
+// read its vector back by then, and does not look again. The vector is put back when
+// the queues are started. A driver without such a vector cannot have several queues.
 type captures struct {
 	open     bool
 	enabling bool // the driver enables queues: it selects them without setting them up
-	wound    bool // a lower queue was selected than before, and nothing changed since
+	marked   bool // configMark was put in place of vector
+	vector   uint16
 	last     look
+	moves    uint64 // looks that differed from the one before
 	queues   []captured
 }
 
@@ -41,10 +45,12 @@ const (
 	markWord = virtiopci.DriverFeatureSelect
 )
 
+// configMark is what is left in config_msix_vector. No device has so many.
+const configMark = 0xfffe
+
 type captured struct {
-	ok       bool
-	doubtful bool // a lower queue was selected since
-	vector   uint16
+	ok     bool
+	vector uint16
 	standing
 }
 
@@ -59,8 +65,8 @@ type look struct {
 // capture takes a look while a driver sets up several queues.
 func (t *TrapFree) capture() {
 	m, c := t.cfg.Common, &t.captures
-	if !c.open || m.Load32(markWord) != mark {
-		*c = captures{open: true, queues: make([]captured, t.cfg.Queues)}
+	if !c.open || t.newSetUp() {
+		*c = captures{open: true, moves: c.moves + 1, queues: make([]captured, t.cfg.Queues)}
 		m.Store32(markWord, mark)
 		t.clearEnable() // another driver may have left it
 	}
@@ -70,55 +76,59 @@ func (t *TrapFree) capture() {
 	if t.clearEnable() {
 		c.enabling = true
 	}
-	if m.Load32(markWord) != mark || m.Load32(statusWord) != before {
+	if t.newSetUp() || m.Load32(statusWord) != before {
 		return
 	}
-	if was := &c.last; was.ok {
-		same := was.addresses == now.addresses
-		if c.wound && !same {
-			c.wound = false
-			c.forgetDoubtful()
-		}
-		if same && was.sel != now.sel && !c.enabling && now.vector != virtiopci.NoVector && was.sel < len(c.queues) {
-			t.captured(was, now.vector)
-		}
-		if now.sel < was.sel {
-			c.wound = true
-			c.doubt()
-		}
+	was := c.last
+	if was != now {
+		c.moves++
 	}
 	c.last = now
-}
-
-// verifyCaptures forgets what was captured from another driver than the one that
-// is ready now.
-func (t *TrapFree) verifyCaptures() {
-	if t.cfg.Common.Load32(markWord) != mark {
-		t.captures = captures{}
-	}
-}
-
-func (c *captures) doubt() {
-	for i := range c.queues {
-		c.queues[i].doubtful = true
-	}
-}
-
-func (c *captures) forgetDoubtful() {
-	for i := range c.queues {
-		if c.queues[i].doubtful {
-			c.queues[i] = captured{}
+	switch {
+	case !was.ok || c.enabling:
+	case !c.marked:
+		if was != now {
+			t.mark()
+			c.last.ok = false // what is captured was looked at with the mark in place
 		}
+	case int(now.vector) >= t.cfg.Vectors:
+	case was.sel != now.sel && was.addresses == now.addresses:
+		c.captured(&was, now.vector)
+	case was.sel == now.sel && was.vector != now.vector:
+		c.captured(&now, now.vector)
 	}
+}
+
+// newSetUp says whether what was captured is of another set-up than the one that
+// stands in the registers.
+func (t *TrapFree) newSetUp() bool {
+	m := t.cfg.Common
+	return m.Load32(markWord) != mark ||
+		t.captures.marked && uint16(m.Load32(vectorWord)) != configMark
 }
 
 // captured notes a queue. Its size was written before its addresses, its vector
-// after them and before another queue was selected; a driver that takes queues
-// back leaves no vector behind.
-func (t *TrapFree) captured(l *look, vector uint16) {
-	q := &t.captures.queues[l.sel]
-	if !q.ok || q.doubtful {
-		*q = captured{ok: true, standing: l.standing, vector: vector}
+// after them and before another queue was selected; a driver that takes queues back
+// leaves no vector behind.
+func (c *captures) captured(l *look, vector uint16) {
+	if l.sel < len(c.queues) && !c.queues[l.sel].ok {
+		c.queues[l.sel] = captured{ok: true, standing: l.standing, vector: vector}
+	}
+}
+
+// mark leaves configMark, if the driver has a vector there.
+func (t *TrapFree) mark() {
+	w := t.cfg.Common.Load32(vectorWord)
+	if int(uint16(w)) < t.cfg.Vectors && t.cfg.Common.CompareAndSwap32(vectorWord, w, w&^0xffff|configMark) {
+		t.captures.marked, t.captures.vector = true, uint16(w)
+	}
+}
+
+// unmark puts the driver's vector for configuration changes back.
+func (t *TrapFree) unmark() {
+	w := t.cfg.Common.Load32(vectorWord)
+	if t.captures.marked && uint16(w) == configMark {
+		t.cfg.Common.CompareAndSwap32(vectorWord, w, w&^0xffff|uint32(t.captures.vector))
 	}
 }
 

@@ -212,6 +212,10 @@ func (s *script) linuxRetries(dwords int, first, then []Queue) {
 		s.expect(virtiopci.QueueMSIXVector, 2, virtiopci.NoVector)
 	}
 	s.addresses = nil
+	for _, v := range []uint32{virtiopci.NoVector, 0} {
+		s.set(virtiopci.ConfigMSIXVector, 2, v)
+		s.expect(virtiopci.ConfigMSIXVector, 2, v)
+	}
 	s.linuxQueues(then)
 	s.linuxReady(len(then))
 }

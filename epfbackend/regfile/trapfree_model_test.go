@@ -56,9 +56,10 @@ func (r *runs) is(want []Queue) bool {
 
 // watch is captures, comparable.
 type watch struct {
-	open, enabling, wound bool
-	last                  look
-	queues                [most]captured
+	open, enabling, marked bool
+	vector                 uint16
+	last                   look
+	queues                 [most]captured
 }
 
 // state is a node of the graph.
@@ -265,7 +266,7 @@ func (m *model) restore(s *state, r *runs, common Memory) *TrapFree {
 		t.now.Store(a)
 	}
 	w := s.watch
-	t.captures = captures{open: w.open, enabling: w.enabling, wound: w.wound, last: w.last}
+	t.captures = captures{open: w.open, enabling: w.enabling, marked: w.marked, vector: w.vector, last: w.last}
 	if w.open {
 		t.captures.queues = append(t.captures.queues, w.queues[:m.script.num]...)
 	}
@@ -315,7 +316,7 @@ func (m *model) resume(s state, whole bool) state {
 	s.runs, s.fresh, s.draining = now, false, h.draining
 	s.generation, s.owed = t.generation, t.owed
 	c := &t.captures
-	w := watch{open: c.open, enabling: c.enabling, wound: c.wound, last: c.last}
+	w := watch{open: c.open, enabling: c.enabling, marked: c.marked, vector: c.vector, last: c.last}
 	copy(w.queues[:], c.queues)
 	s.watch = intern(m.allWatch, w)
 	s.call, s.past = idle, ""

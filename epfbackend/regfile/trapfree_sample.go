@@ -77,13 +77,14 @@ func (t *TrapFree) activate() error {
 	a := &activation{}
 	sel := int(t.cfg.Common.Load32(statusWord) >> 16)
 	vector := t.read(&a.standing)
-	if t.cfg.Queues > 1 {
-		t.verifyCaptures()
+	if t.newSetUp() {
+		t.captures = captures{}
 	}
 	if !t.holds(a) {
 		return nil
 	}
 	err := t.collect(a, sel, vector)
+	t.unmark()
 	t.captures = captures{}
 	t.epoch++
 	a.epoch, a.refused = t.epoch, err != nil

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -110,7 +111,7 @@ func evidence(t *testing.T, g *guest, disk string) {
 // TestVMTrapFreeRebind takes the device from its driver in the middle of I/O and
 // gives it back, hundreds of times: no driver waits for the end of a reset.
 func TestVMTrapFreeRebind(t *testing.T) {
-	const rounds = 200
+	const rounds = 500
 	parallel(t, 1)
 	disk := image(t, "disk.img", 64*mib)
 	s := serveTrapFree(t, disk)
@@ -136,6 +137,64 @@ func TestVMTrapFreeRebind(t *testing.T) {
 	outside := sha256.Sum256(content(t, disk, 0, 8*mib))
 	assert.Equal(t, strings.Fields(sum)[0], hex.EncodeToString(outside[:]), "outside, too")
 }
+
+// TestVMTrapFreeQueues has a stock driver set up several queues, again and again, and
+// counts how often all of them were captured. If one was missed, the server says so
+// and serves none.
+func TestVMTrapFreeQueues(t *testing.T) {
+	const queues, rounds = 4, 100
+	parallel(t, 2)
+	disk := image(t, "disk.img", 64*mib)
+	s := serveTrapFree(t, disk+fmt.Sprintf(",queues=%d", queues))
+	s.trouble = true // a queue may be missed
+	g := boot(t, vm.Config{CPUs: queues, Devices: s.devices(), Timeout: 15 * time.Minute, Reboot: true})
+	g.trouble = true // then its requests hang
+	captured := 0
+	for missed := 0; captured+missed < rounds; missed++ {
+		out := g.sh(t, fmt.Sprintf(rebind, rounds-captured-missed))
+		n, err := strconv.Atoi(strings.TrimSpace(out))
+		require.NoError(t, err, out)
+		captured += n
+		if captured+missed == rounds {
+			break
+		}
+		require.Equal(t, missed+1, strings.Count(s.log.String(), "were not captured; unbind the driver"), "a hang has a reason")
+		_, err = g.QMP(t.Context(), "system_reset", nil)
+		require.NoError(t, err)
+		g.up(t)
+	}
+	t.Logf("all of %d queues captured in %d of %d set-ups", queues, captured, rounds)
+	assert.GreaterOrEqual(t, captured, rounds*9/10)
+	g.sh(t, `
+		fio --name=queues --filename=/dev/vda --direct=1 --rw=randrw --bsrange=4k-64k --numjobs=4 --size=8m --offset_increment=8m \
+			--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1 --cpus_allowed=0-3 --cpus_allowed_policy=split
+	`)
+	g.powerOff(t)
+	s.stop(t)
+}
+
+// rebind unbinds and binds the driver so many times, and reads by each queue after
+// each. It prints how often that went well before the first time it hung.
+const rebind = `
+	driver=/sys/bus/virtio/drivers/virtio_blk device=$(virtio vda)
+	for i in $(seq %d); do
+		echo $device >$driver/unbind
+		(
+			echo $device >$driver/bind
+			for c in 0 1 2 3; do
+				taskset -c $c dd if=/dev/vda of=/dev/null bs=4k count=4 iflag=direct status=none || exit 1
+			done
+		) &
+		n=0
+		while kill -0 $! 2>/dev/null; do
+			n=$((n + 1))
+			[ $n -lt 1000 ] || { echo $((i - 1)); exit 0; }
+			sleep 0.01
+		done
+		wait $!
+	done
+	echo $i
+`
 
 // TestVMTrapFreeRestarts has one server outlive firmware, kernels that reboot
 // and are reset in the middle of I/O, and guests that are killed.

@@ -27,6 +27,8 @@ type Device struct {
 	MSIX virtiopci.MSIXCap
 
 	accepted virtio.Features
+	live     bool  // DRIVER_OK was set since
+	setUp    []int // queues to be enabled then
 	irqs     []int // eventfds of the vectors
 	intx     int   // eventfd of the pin, -1 while MSI-X is in use
 }

@@ -102,11 +102,21 @@ func (d *Device) Accept(f virtio.Features) error {
 		return fmt.Errorf("%w: %v", ErrFeatures, f.Describe(virtioblk.FeatureNames))
 	}
 	d.accepted = f
+	d.live, d.setUp = false, d.setUp[:0]
 	return nil
 }
 
-// Start sets DRIVER_OK: the device is live.
+// Start enables the queues that were set up and sets DRIVER_OK: the device is live.
 func (d *Device) Start() error {
+	for _, i := range d.setUp {
+		if err := d.Write(virtiopci.QueueSelect, 2, uint64(i)); err != nil {
+			return err
+		}
+		if err := d.Write(virtiopci.QueueEnable, 2, 1); err != nil {
+			return err
+		}
+	}
+	d.live, d.setUp = true, d.setUp[:0]
 	return d.SetStatus(virtio.Acknowledge | virtio.Driver | virtio.FeaturesOK | virtio.DriverOK)
 }
 
@@ -125,8 +135,9 @@ func (d *Device) QueueLimit(i int) (int, error) {
 	return int(v), err
 }
 
-// EnableQueue tells the device where queue i is and enables it (§4.1.5.1.3).
-// vector is virtiopci.NoVector without an interrupt of its own.
+// EnableQueue tells the device where queue i is and enables it (§4.1.5.1.3): at
+// once if the device is live, else in Start, because that is how Linux goes about
+// it. vector is virtiopci.NoVector without an interrupt of its own.
 func (d *Device) EnableQueue(i int, q vring.Config, vector uint16) error {
 	limit, err := d.QueueLimit(i)
 	if err != nil {
@@ -151,6 +162,10 @@ func (d *Device) EnableQueue(i int, q vring.Config, vector uint16) error {
 		if got, err := d.Read(w.off, w.n); err != nil || got != w.v {
 			return errors.Join(err, fmt.Errorf("%w: register %#x of queue %d reads %#x instead of %#x", ErrDevice, w.off, i, got, w.v))
 		}
+	}
+	if !d.live {
+		d.setUp = append(d.setUp, i)
+		return nil
 	}
 	return d.Write(virtiopci.QueueEnable, 2, 1)
 }
