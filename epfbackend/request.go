@@ -278,23 +278,29 @@ func (w *worker) diskError(r *request, err error) virtioblk.Status {
 // gather copies the first len(p) bytes of segments to p and returns what is
 // left of the segments, which it edits.
 func (w *worker) gather(p []byte, segments []vring.Segment) ([]vring.Segment, error) {
-	return eachPart(p, segments, w.mem.ReadAt)
+	return w.eachPart(p, segments, vring.Read)
 }
 
 // scatter copies p to the first bytes of segments, and returns what is left of
 // the segments, which it edits.
 func (w *worker) scatter(segments []vring.Segment, p []byte) ([]vring.Segment, error) {
-	return eachPart(p, segments, w.mem.WriteAt)
+	return w.eachPart(p, segments, vring.Write)
 }
 
-func eachPart(p []byte, segments []vring.Segment, move func(p []byte, addr uint64) error) ([]vring.Segment, error) {
+func (w *worker) eachPart(p []byte, segments []vring.Segment, a vring.Access) ([]vring.Segment, error) {
 	for len(p) > 0 {
 		if len(segments) == 0 {
 			return nil, errShort
 		}
 		s := &segments[0]
 		n := min(len(p), int(s.Len))
-		if err := move(p[:n], s.Addr); err != nil {
+		var err error
+		if a == vring.Read {
+			err = w.mem.ReadAt(p[:n], s.Addr)
+		} else {
+			err = w.mem.WriteAt(p[:n], s.Addr)
+		}
+		if err != nil {
 			return nil, err
 		}
 		p = p[n:]

@@ -21,6 +21,7 @@ import (
 // next stays ahead whatever the driver says.
 type Packed struct {
 	cfg    Config
+	hints  Prefetcher // nil: none
 	ring   packedRing
 	driver area // its event suppression structure
 	device area
@@ -56,8 +57,9 @@ func NewPacked(mem Memory, cfg Config) (*Packed, error) {
 	if cfg.MaxChain <= 0 {
 		cfg.MaxChain = n
 	}
+	hints, _ := mem.(Prefetcher)
 	q := &Packed{
-		cfg: cfg,
+		cfg: cfg, hints: hints,
 		ring: packedRing{
 			laps:  lap,
 			local: make([]byte, n*descSize),
@@ -106,6 +108,7 @@ func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	if more, err := q.more(); !more {
 		return false, err
 	}
+	q.ahead()
 	c.reset(0)
 	if err := q.walk(c); err != nil {
 		c.reset(0)

@@ -38,6 +38,7 @@ const (
 // written when it is published, and so survives host memory that comes and goes.
 type Split struct {
 	cfg    Config
+	hints  Prefetcher // nil: none
 	desc   table
 	avail  area
 	used   area
@@ -70,8 +71,9 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 	if cfg.EventIdx {
 		event = 2
 	}
+	hints, _ := mem.(Prefetcher)
 	q := &Split{
-		cfg: cfg,
+		cfg: cfg, hints: hints,
 		desc: table{
 			size: n,
 			area: area{mem: mem, name: "descriptor table", addr: cfg.Desc, len: n * descSize, align: 16, access: Read},
@@ -121,6 +123,7 @@ func (q *Split) Next(c *Chain) (ok bool, err error) {
 	}
 	slot := int(q.nextIndex) & (q.cfg.Size - 1)
 	head := binary.LittleEndian.Uint16(q.heads[slot*availEntrySize:])
+	q.ahead()
 	c.reset(head)
 	if err := q.walk(c); err != nil {
 		c.reset(head)

@@ -96,19 +96,25 @@ func (m *Memory) Remove(addr, size uint64) []Region {
 // modified.
 func (m *Memory) Regions() []Region { return *m.table.Load() }
 
+// nowhere holds no address.
+var nowhere Region
+
 // View returns a reader of the map for one goroutine. It implements
 // vring.Memory.
-func (m *Memory) View() *View { return &View{m: m} }
+func (m *Memory) View() *View { return &View{m: m, hit: &nowhere} }
 
 // View is one goroutine's access to a Memory. It remembers the region of the
 // last access, so that the common case is a comparison.
 type View struct {
 	m     *Memory
 	table *[]Region
-	last  int
+	hit   *Region // of the last access, in table; or nowhere
 }
 
-var _ vring.Memory = (*View)(nil)
+var (
+	_ vring.Memory     = (*View)(nil)
+	_ vring.Prefetcher = (*View)(nil)
+)
 
 // Lend implements vring.Memory: the longest prefix of [addr, addr+n) that lies
 // in one mapped region. The slice is valid until the function is next paused.
@@ -126,17 +132,44 @@ func (v *View) Lend(addr uint64, n int, a vring.Access) ([]byte, error) {
 
 // ReadAt implements vring.Memory: it copies host memory to p, across regions.
 func (v *View) ReadAt(p []byte, addr uint64) error {
-	return v.each(p, addr, vring.Read, shm.Window.Read, Transfer.ReadHost)
+	if b := v.near(addr, len(p), vring.Read); b != nil {
+		shm.Of(b).Read(p, 0)
+		return nil
+	}
+	return v.each(p, addr, vring.Read)
 }
 
 // WriteAt implements vring.Memory: it copies p to host memory, across regions.
 func (v *View) WriteAt(p []byte, addr uint64) error {
-	return v.each(p, addr, vring.Write, func(w shm.Window, p []byte, off int) { w.Write(off, p) }, Transfer.WriteHost)
+	if b := v.near(addr, len(p), vring.Write); b != nil {
+		shm.Of(b).Write(0, p)
+		return nil
+	}
+	return v.each(p, addr, vring.Write)
 }
 
-func (v *View) each(p []byte, addr uint64, a vring.Access,
-	near func(w shm.Window, p []byte, off int), far func(t Transfer, p []byte, addr uint64) error,
-) error {
+// Prefetch implements vring.Prefetcher.
+func (v *View) Prefetch(addr uint64) {
+	if r := v.region(addr); r != nil && r.Mem != nil {
+		shm.Prefetch(r.Mem[addr-r.Addr:])
+	}
+}
+
+// near returns the n bytes at addr where they are all in one mapped region, the
+// usual case.
+func (v *View) near(addr uint64, n int, a vring.Access) []byte {
+	r := v.region(addr)
+	if r == nil || !r.allows(a) {
+		return nil
+	}
+	off, size := addr-r.Addr, uint64(len(r.Mem))
+	if off > size || uint64(n) > size-off {
+		return nil
+	}
+	return r.Mem[off : off+uint64(n)]
+}
+
+func (v *View) each(p []byte, addr uint64, a vring.Access) error {
 	for len(p) > 0 {
 		r := v.region(addr)
 		if r == nil || !r.allows(a) {
@@ -144,11 +177,20 @@ func (v *View) each(p []byte, addr uint64, a vring.Access,
 		}
 		off := addr - r.Addr
 		n := int(min(uint64(len(p)), r.Size-off))
-		if r.Mem != nil {
-			near(shm.Of(r.Mem[off:]), p[:n], 0)
-		} else if v.m.transfer == nil {
+		var err error
+		switch read := a == vring.Read; {
+		case r.Mem == nil && v.m.transfer == nil:
 			return notMapped(addr)
-		} else if err := far(v.m.transfer, p[:n], addr); err != nil {
+		case r.Mem == nil && read:
+			err = v.m.transfer.ReadHost(p[:n], addr)
+		case r.Mem == nil:
+			err = v.m.transfer.WriteHost(p[:n], addr)
+		case read:
+			shm.Of(r.Mem[off:]).Read(p[:n], 0)
+		default:
+			shm.Of(r.Mem[off:]).Write(0, p[:n])
+		}
+		if err != nil {
 			return fmt.Errorf("transfer %d bytes at %#x: %w", n, addr, err)
 		}
 		p, addr = p[n:], addr+uint64(n)
@@ -158,19 +200,23 @@ func (v *View) each(p []byte, addr uint64, a vring.Access,
 
 // region returns the region that holds addr, nil if there is none.
 func (v *View) region(addr uint64) *Region {
-	if t := v.m.table.Load(); t != v.table {
-		v.table, v.last = t, 0
+	if r := v.hit; v.m.table.Load() == v.table && addr-r.Addr < r.Size {
+		return r
 	}
+	return v.look(addr)
+}
+
+// look is region without what is remembered.
+func (v *View) look(addr uint64) *Region {
+	v.table = v.m.table.Load()
 	t := *v.table
-	if v.last < len(t) && addr-t[v.last].Addr < t[v.last].Size {
-		return &t[v.last]
-	}
 	i, found := find(t, addr)
 	if !found {
+		v.hit = &nowhere
 		return nil
 	}
-	v.last = i
-	return &t[i]
+	v.hit = &t[i]
+	return v.hit
 }
 
 // find returns the index of the region that holds addr, or where one that

@@ -12,6 +12,11 @@ func fence()
 //go:noescape
 func pause()
 
+// prefetch touches nothing, so p may be anything.
+//
+//go:noescape
+func prefetch(p *byte)
+
 // store16 stores v at p with release ordering.
 //
 //go:noescape

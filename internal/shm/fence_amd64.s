@@ -10,6 +10,12 @@ TEXT ·pause(SB), NOSPLIT, $0-0
 	PAUSE
 	RET
 
+// func prefetch(p *byte)
+TEXT ·prefetch(SB), NOSPLIT, $0-8
+	MOVQ p+0(FP), AX
+	PREFETCHT0 (AX)
+	RET
+
 // func store16(p *uint16, v uint16)
 // Stores are not reordered with earlier ones on this machine.
 TEXT ·store16(SB), NOSPLIT, $0-10

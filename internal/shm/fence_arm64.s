@@ -12,6 +12,12 @@ TEXT ·pause(SB), NOSPLIT, $0-0
 	ISB $15
 	RET
 
+// func prefetch(p *byte)
+TEXT ·prefetch(SB), NOSPLIT, $0-8
+	MOVD p+0(FP), R0
+	PRFM (R0), PLDL1KEEP
+	RET
+
 // func store16(p *uint16, v uint16)
 TEXT ·store16(SB), NOSPLIT, $0-10
 	MOVD p+0(FP), R0

@@ -118,3 +118,15 @@ func TestStoreLoadFence(t *testing.T) {
 		require.False(t, a == 0 && b == 0)
 	}
 }
+
+func TestPrefetchTouchesNothing(t *testing.T) {
+	fd, m, err := NewMemory("prefetch", 4096)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	b := m.Bytes()
+	require.NoError(t, unix.Ftruncate(fd, 0))
+	Prefetch(b) // an access would fault
+	require.NoError(t, m.Close())
+	Prefetch(nil)
+	Pause()
+}

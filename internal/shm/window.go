@@ -99,6 +99,10 @@ func Fence() { fence() }
 // which then spends less on it and leaves more to the core's other thread.
 func Pause() { pause() }
 
+// Prefetch asks the processor to bring the first bytes of b near, because they are
+// going to be read soon. It reads nothing, and cannot fault.
+func Prefetch(b []byte) { prefetch(unsafe.SliceData(b)) }
+
 func (w Window) word(off int) *uint32 {
 	_ = w.b[off+3]
 	p := unsafe.Pointer(&w.b[off])

@@ -122,6 +122,13 @@ func (m *Memory) Lend(addr uint64, n int, access vring.Access) ([]byte, error) {
 	return b, nil
 }
 
+// Prefetch implements vring.Prefetcher.
+func (m *Memory) Prefetch(addr uint64) {
+	if r := m.find(addr); r != nil && !r.hidden.Load() {
+		shm.Prefetch(r.mapping.Bytes()[addr-r.Base:])
+	}
+}
+
 // ReadAt implements vring.Memory.
 func (m *Memory) ReadAt(p []byte, addr uint64) error {
 	m.counts[0].Add(1)
