@@ -105,6 +105,25 @@ func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
 	}
 }
 
+// A worker looks at the registers itself before it touches host memory: it does not
+// rely on the sampler, which sleeps while the disk takes its time.
+func TestTrapFreeWorkerSeesResetFirst(t *testing.T) {
+	const delay, left = 20 * epfbackend.ReactionTime, epfbackend.ReactionTime / 5
+	var faults *disktest.Faults
+	r := newRig(t, faulty(trapFree(setup{}), &faults))
+	for range 10 { // the sampler is there in time now and then
+		q := r.request(sector)
+		r.hold(faults, q, disk.Read, delay)
+		time.Sleep(delay - left)
+		require.NoError(t, r.dev.SetStatus(virtio.Reset))
+		mine := bytes.Repeat([]byte{0xee}, sector)
+		copy(q.Data(), mine)
+		time.Sleep(2 * left)
+		require.True(t, bytes.Equal(mine, q.Data()), "memory was written after a reset")
+		r.revive()
+	}
+}
+
 func TestTrapFreeResize(t *testing.T) {
 	r := newRig(t, trapFree(setup{}))
 	before, err := r.dev.Read(virtiopci.ConfigGeneration, 1)
