@@ -1,6 +1,7 @@
 package epfbackend
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 
@@ -55,12 +56,29 @@ func (f *Function) offer() (err error) {
 		return nil
 	}
 	f.mirror, err = regfile.Solve(want.With(virtio.RingPacked), regfile.Transport{
-		Doorbell32: true, PackedRings: true, ReadOnly: f.readOnly,
+		Doorbell32: !f.opts.Doorbell16, PackedRings: true, ReadOnly: f.readOnly,
 		Queues: f.opts.Queues, LogicalBlock: f.info.LogicalBlock,
 	})
 	f.offered = f.mirror.Offered
 	f.accepted = f.offered // or any part of it: see the evidence
+	if err == nil && f.mirror.BlockSize != f.info.LogicalBlock {
+		err = f.blockSizeLost()
+	}
 	return err
+}
+
+// blockSizeLost refuses a disk that a driver would take for one of 512-byte blocks.
+func (f *Function) blockSizeLost() error {
+	e := &disk.Error{
+		Path: f.info.Path, Kind: disk.ErrUnsupported, Mend: "add block-size=512",
+		What: fmt.Sprintf("has blocks of %d bytes, and no driver can be told", f.info.LogicalBlock),
+	}
+	for _, l := range f.mirror.Lost {
+		if l.Feature == virtioblk.BlkSize {
+			e.What += ": " + l.String()
+		}
+	}
+	return e
 }
 
 // cached says whether a write may complete before it is durable. Where it is not

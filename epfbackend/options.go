@@ -46,6 +46,11 @@ type Options struct {
 	// plain memory, and what the driver did is found by looking.
 	TrapFree bool
 
+	// Doorbell16 says that a notification carries 16 bits at most, as where it is
+	// written to an interrupt controller. Trap-free, a disk whose blocks are not of
+	// 512 bytes cannot be offered then.
+	Doorbell16 bool
+
 	// Rings are the ring formats that are offered. A trap-free function serves
 	// both, whatever this says.
 	Rings RingFormats

@@ -21,6 +21,7 @@ type summary struct {
 	Bytes         int64    `json:"bytes"`
 	LogicalBlock  uint32   `json:"logical_block_bytes"`
 	PhysicalBlock uint32   `json:"physical_block_bytes"`
+	NativeBlock   uint32   `json:"native_block_bytes"` // logical, of the disk itself
 	ReadOnly      bool     `json:"readonly"`
 	Direct        bool     `json:"direct"`
 	DirectWhy     string   `json:"direct_why"`
@@ -51,7 +52,8 @@ func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summar
 	s := summary{
 		Disk: info.Path, Kind: info.Kind.String(), Bytes: info.Size,
 		LogicalBlock: info.LogicalBlock, PhysicalBlock: info.PhysicalBlock,
-		ReadOnly: info.ReadOnly, Direct: info.Direct, DirectWhy: info.DirectWhy,
+		NativeBlock: max(info.NativeBlock, info.LogicalBlock),
+		ReadOnly:    info.ReadOnly, Direct: info.Direct, DirectWhy: info.DirectWhy,
 		Engine: engine, Cache: "writeback", Serial: fn.Serial(),
 		Queues: o.Queues, QueueSize: o.QueueSize,
 		Features: featureNames(fn.Features()),
@@ -123,7 +125,11 @@ func (s *summary) print(w io.Writer) {
 		io = "direct"
 	}
 	fmt.Fprintf(w, "%s: %s, %s, %s\n", s.Disk, s.Kind, formatSize(s.Bytes), access)
-	fmt.Fprintf(w, "  blocks    %d bytes logical, %d bytes physical\n", s.LogicalBlock, s.PhysicalBlock)
+	emulated := ""
+	if s.NativeBlock != s.LogicalBlock {
+		emulated = fmt.Sprintf("; emulated, the disk's own are of %d bytes", s.NativeBlock)
+	}
+	fmt.Fprintf(w, "  blocks    %d bytes logical, %d bytes physical%s\n", s.LogicalBlock, s.PhysicalBlock, emulated)
 	fmt.Fprintf(w, "  disk I/O  %s, %s (%s)\n", s.Engine, io, s.DirectWhy)
 	fmt.Fprintf(w, "  device    virtio-blk, %s of %d, serial %q, cache %s\n", queues, s.QueueSize, s.Serial, s.Cache)
 	fmt.Fprintf(w, "  features  %s\n", s.Features)

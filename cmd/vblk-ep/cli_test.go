@@ -78,7 +78,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE,queue-size=100", "choose a power of two from 4 to 32768"},
 		{"serve --disk IMAGE,cache=none", "choose writeback, writethrough"},
 		{"serve --disk IMAGE,direct=maybe", "choose auto, off, on"},
-		{"serve --disk IMAGE,block-size=3K", "choose 512, 1K, 2K or 4K"},
+		{"serve --disk IMAGE,block-size=3K", "choose native, 512, 1K, 2K or 4K"},
 		{"serve --disk IMAGE,serial=123456789012345678901", "choose at most 20"},
 		{"serve --disk ,readonly", "names no disk"},
 		{"serve --disk IMAGE --io fast", "choose auto, io_uring or plain"},

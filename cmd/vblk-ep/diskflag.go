@@ -66,9 +66,13 @@ var diskOptions = map[string]func(spec *diskSpec, value string) error{
 		return err
 	},
 	"block-size": func(spec *diskSpec, v string) error {
+		if v == "native" {
+			spec.open.BlockSize = 0
+			return nil
+		}
 		n, err := parseSize(v)
 		if err == nil && (n < 512 || n > 4096 || n&(n-1) != 0) {
-			err = usageText("choose 512, 1K, 2K or 4K")
+			err = usageText("choose native, 512, 1K, 2K or 4K")
 		}
 		spec.open.BlockSize = uint32(n)
 		return err

@@ -29,11 +29,12 @@ const optionsUsage = `
 Options:
   --disk PATH[,OPTION...]   a block device, a partition, a file, or null:SIZE;
                             again for each further disk, each a function of its own
-  --epc vfio-user:[SOCKET][,trap-free]
+  --epc vfio-user:[SOCKET][,trap-free[,doorbell=16]]
                             offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
                             default: /run/vblk-ep/NAME.sock, NAME being the disk's;
                             trap-free makes the registers plain memory, as on an
-                            endpoint controller that sees no register accesses
+                            endpoint controller that sees no register accesses;
+                            doorbell=16 for one whose doorbell takes only 16 bits
   --io auto|io_uring|plain  how disk I/O is done (auto: io_uring where the kernel lets us)
   --poll auto|off|always|TIME
                             how long a queue without work is looked at before its thread
@@ -55,7 +56,9 @@ Options of a disk:
   ring=split|packed|both    ring formats that the driver may use (default split;
                             trap-free: both)
   direct=auto|on|off        bypass this machine's page cache (auto: where the disk can)
-  block-size=SIZE           logical block size of a file: 512 (default) to 4K
+  block-size=native|SIZE    logical block size to present, 512 to 4K (default native:
+                            a block device's own, 512 for a file); one that is smaller
+                            than a block device's own is emulated
 A comma that belongs to a path is written twice.
 `
 
@@ -125,6 +128,7 @@ func (o *options) complete() error {
 		d := &o.disks[i]
 		d.open.Force = o.force
 		d.offer.Engine, d.offer.Poll, d.offer.TrapFree = engine, poll, o.slot.trapFree
+		d.offer.Doorbell16 = o.slot.narrow
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device
 		if err := d.offer.Check(); err != nil { // what depends on the slot
 			return usageError("--disk %s: %v", d.path, err)

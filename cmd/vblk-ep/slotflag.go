@@ -14,11 +14,12 @@ const vfioUserScheme = "vfio-user:"
 type slotFlag struct {
 	socket   string // of the first virtual slot; empty: by the disk's name
 	trapFree bool
+	narrow   bool // the doorbell takes 16 bits
 }
 
 func (s *slotFlag) String() string { return "" }
 
-// Set reads vfio-user:[SOCKET][,trap-free].
+// Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]].
 func (s *slotFlag) Set(text string) error {
 	rest, ok := strings.CutPrefix(text, vfioUserScheme)
 	parts := splitCommas(rest)
@@ -27,10 +28,17 @@ func (s *slotFlag) Set(text string) error {
 	}
 	s.socket = parts[0]
 	for _, option := range parts[1:] {
-		if option != "trap-free" {
-			return usageError("--epc %s: unknown option %q: choose trap-free", text, option)
+		switch option {
+		case "trap-free":
+			s.trapFree = true
+		case "doorbell=16", "doorbell=32":
+			s.narrow = option == "doorbell=16"
+		default:
+			return usageError("--epc %s: unknown option %q: choose trap-free, doorbell=16 or doorbell=32", text, option)
 		}
-		s.trapFree = true
+	}
+	if s.narrow && !s.trapFree {
+		return usageError("--epc %s: doorbell=16 makes a difference to trap-free slots only: add trap-free", text)
 	}
 	return nil
 }
