@@ -44,7 +44,7 @@ func (d *Disk) NewEngine(kind EngineKind, depth, doorbell int) (Engine, error) {
 			d.log.Warn("no io_uring, using plain system calls", "disk", d.info.Path, "err", refusal)
 			return
 		}
-		d.log.Info("disk engine chosen", "disk", d.info.Path, "engine", e.Name(), "access", d.info.DirectWhy)
+		d.log.Info("disk engine chosen", "engine", e.Name(), "access", d.info.DirectWhy)
 	})
 	return e, nil
 }
