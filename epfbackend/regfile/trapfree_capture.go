@@ -39,10 +39,10 @@ type captures struct {
 	queues   []captured
 }
 
-// mark is what is left in driver_feature_select. No driver selects it.
+// selectMark is what is left in driver_feature_select. No driver selects it.
 const (
-	mark     = 0x80000000
-	markWord = virtiopci.DriverFeatureSelect
+	selectMark = 0x80000000
+	markWord   = virtiopci.DriverFeatureSelect
 )
 
 // configMark is what is left in config_msix_vector. No device has so many.
@@ -67,7 +67,7 @@ func (t *TrapFree) capture() {
 	m, c := t.cfg.Common, &t.captures
 	if !c.open || t.newSetUp() {
 		*c = captures{open: true, moves: c.moves + 1, queues: make([]captured, t.cfg.Queues)}
-		m.Store32(markWord, mark)
+		m.Store32(markWord, selectMark)
 		t.clearEnable() // another driver may have left it
 	}
 	before := m.Load32(statusWord)
@@ -103,7 +103,7 @@ func (t *TrapFree) capture() {
 // stands in the registers.
 func (t *TrapFree) newSetUp() bool {
 	m := t.cfg.Common
-	return m.Load32(markWord) != mark ||
+	return m.Load32(markWord) != selectMark ||
 		t.captures.marked && uint16(m.Load32(vectorWord)) != configMark
 }
 
