@@ -25,12 +25,12 @@ var started = time.Now()
 // there is nothing to do it waits: it looks for a while, as the worker's Poll has
 // it, and then sleeps. An error is the engine's.
 func (w *worker) await() ([]*disk.IO, error) {
-	limit := w.pace.budget()
+	w.waiting = 0
+	limit := w.pace.budget(w.cause())
 	unknown := w.ring == nil && w.pace.mode != PollAlways // needs a doorbell
 	if w.broken || limit == 0 || unknown || w.gate.wanted() != running {
 		return w.collect(!w.more)
 	}
-	w.lookUntil = 0
 	for {
 		done, err := w.collect(false)
 		if err != nil || len(done) > 0 || w.more {
@@ -48,16 +48,26 @@ func (w *worker) await() ([]*disk.IO, error) {
 	}
 }
 
-// collect is a Wait of the engine. How long sleeps take decides how long to look
-// before the next.
+// cause is what a wait would be for.
+func (w *worker) cause() cause {
+	if w.ring != nil && w.ring.InFlight() > 0 {
+		return forDisk
+	}
+	return forDriver
+}
+
+// collect is a Wait of the engine. How long it was waited decides how long to look
+// the next time.
 func (w *worker) collect(block bool) ([]*disk.IO, error) {
 	if !block || w.pace.mode != PollAuto {
 		done, _, err := w.engine.Wait(block)
 		return done, err
 	}
-	since := time.Since(started)
+	if w.waiting == 0 {
+		w.waiting = time.Since(started)
+	}
 	done, _, err := w.engine.Wait(block)
-	w.pace.slept(time.Since(started) - since)
+	w.pace.waited(w.cause(), time.Since(started)-w.waiting)
 	return done, err
 }
 
@@ -72,9 +82,9 @@ func (w *worker) sleep() ([]*disk.IO, error) {
 // look returns when there is something to do, or nothing came in time. It touches
 // host memory, and may be cut short by a fault in it.
 func (w *worker) look() error {
-	limit := w.pace.budget()
-	if limit > 0 && w.lookUntil == 0 {
-		w.lookUntil = time.Since(started) + limit
+	limit := w.pace.budget(w.cause())
+	if limit > 0 && w.waiting == 0 {
+		w.waiting = time.Since(started)
 	}
 	for n := 1; w.gate.wanted() == running && !w.engine.Ready(); n++ {
 		if w.ring == nil {
@@ -91,7 +101,7 @@ func (w *worker) look() error {
 				return err
 			}
 		}
-		if n%lookClock == 0 && limit > 0 && time.Since(started) > w.lookUntil {
+		if n%lookClock == 0 && limit > 0 && time.Since(started)-w.waiting > limit {
 			return nil
 		}
 		shm.Pause()

@@ -16,8 +16,8 @@ import (
 type Poll time.Duration
 
 const (
-	// PollAuto looks for as long as that has lately been worth it, for at most
-	// autoMost.
+	// PollAuto looks for as long as that has lately been worth it, for at most 50
+	// microseconds.
 	PollAuto Poll = 0
 	// PollOff sleeps at once.
 	PollOff Poll = -1
@@ -61,40 +61,52 @@ func (p Poll) String() string {
 	return time.Duration(p).String()
 }
 
+// autoLeast is the shortest time that PollAuto looks, but for none.
+const autoLeast = 4 * time.Microsecond
+
+// cause is what a worker waits for, besides its gate.
+type cause int
+
 const (
-	// autoMost is the longest time that PollAuto looks, and autoLeast the shortest
-	// but none.
-	autoMost  = 50 * time.Microsecond
-	autoLeast = 5 * time.Microsecond
+	forDriver cause = iota // nothing is in flight
+	forDisk                // or for the driver, too
 )
 
+// autoMost is the longest time that PollAuto looks. Not to be woken by a driver spares
+// its notification, too, which may be a message through other threads; not to be woken
+// by the disk spares our sleep alone.
+var autoMost = [...]time.Duration{forDriver: 50 * time.Microsecond, forDisk: 30 * time.Microsecond}
+
 // pollPace decides how long one worker looks before it sleeps. With PollAuto that is
-// what it would have taken lately not to sleep: a sleep that was short makes it
-// longer, and one that was long makes it nothing. So an idle queue costs nothing,
-// and the first requests after a pause are slower than those that follow.
+// what it would have taken lately not to sleep: a short wait with a sleep in it makes
+// it longer, and a long one makes it shorter. So an idle queue costs nothing, and
+// the first requests after a pause are slower than those that follow.
 type pollPace struct {
 	mode   Poll
-	window time.Duration // of PollAuto
+	window [len(autoMost)]time.Duration // of PollAuto
 }
 
 // budget returns how long to look: 0 not at all, below 0 for ever.
-func (p *pollPace) budget() time.Duration {
+func (p *pollPace) budget(c cause) time.Duration {
 	switch p.mode {
 	case PollAuto:
-		return p.window
+		return p.window[c]
 	case PollOff:
 		return 0
 	}
 	return time.Duration(p.mode)
 }
 
-// slept notes that a sleep took d.
-func (p *pollPace) slept(d time.Duration) {
+// waited notes that a wait took d, and that there was a sleep in it.
+func (p *pollPace) waited(c cause, d time.Duration) {
+	w := &p.window[c]
 	switch {
 	case p.mode != PollAuto:
-	case d < autoMost:
-		p.window = min(max(2*p.window, autoLeast), autoMost)
+	case d < autoMost[c]:
+		*w = min(max(2**w, autoLeast), autoMost[c])
+	case *w > autoLeast:
+		*w /= 2
 	default:
-		p.window = 0
+		*w = 0
 	}
 }

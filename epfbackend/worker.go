@@ -61,7 +61,7 @@ type worker struct {
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
 	lookGuard func() error
-	lookUntil time.Duration
+	waiting   time.Duration // when the wait began, since started; 0 if it has not
 }
 
 // startWorker starts the worker of queue i. at is where it begins: running or
@@ -263,7 +263,7 @@ func (w *worker) fetch() error {
 		if w.more = budget == 0; w.more {
 			return nil
 		}
-		if w.pace.budget() != 0 {
+		if w.pace.budget(w.cause()) != 0 {
 			return nil // it will be looked at
 		}
 		if err := w.arm(); err != nil || !w.more {

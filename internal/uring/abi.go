@@ -48,7 +48,8 @@ const (
 const needFeatures = FeatSingleMmap | FeatNoDrop | FeatSubmitStable
 
 const (
-	enterGetEvents = 1 << 0
+	enterGetEvents      = 1 << 0
+	enterRegisteredRing = 1 << 4
 
 	sqCQOverflow = 1 << 1
 	sqTaskrun    = 1 << 2
@@ -56,9 +57,12 @@ const (
 	offSQRing = 0
 	offSQEs   = 0x10000000
 
-	registerFiles   = 2
-	unregisterFiles = 3
-	registerProbe   = 8
+	registerFiles     = 2
+	unregisterFiles   = 3
+	registerProbe     = 8
+	registerRingFDs   = 20 // (5.18)
+	unregisterRingFDs = 21
+	anySlot           = ^uint32(0)
 
 	sqeFixedFile = 1 << 0
 
@@ -87,6 +91,12 @@ type params struct {
 	cqHead, cqTail, cqMask, cqEntryNo uint32
 	cqOverflow, cqCQEs, cqFlags       uint32
 	_                                 [3]uint32
+}
+
+// rsrcUpdate is struct io_uring_rsrc_update.
+type rsrcUpdate struct {
+	offset, _ uint32
+	data      uint64
 }
 
 // SQE is one submission queue entry, to be filled by exactly one of its

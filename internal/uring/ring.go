@@ -14,6 +14,10 @@ type Ring struct {
 	ops      uint64
 	files    bool
 
+	// What enter names the ring by: fd, or a slot of the issuer's own table.
+	enterFD    int
+	enterFlags uintptr
+
 	// Submission: we own the tail, the kernel the head. next runs ahead of the
 	// published tail by what was prepared and not yet submitted.
 	sqHead, sqTail, sqFlags *uint32
@@ -96,8 +100,8 @@ func (r *Ring) SubmitAndWait(n int) error {
 func (r *Ring) enter(wait int) error {
 	atomic.StoreUint32(r.sqTail, r.next)
 	for {
-		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd),
-			uintptr(r.Prepared()), uintptr(wait), enterGetEvents, 0, 0)
+		_, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD),
+			uintptr(r.Prepared()), uintptr(wait), r.enterFlags, 0, 0)
 		if errno != 0 && errno != unix.EINTR {
 			return errno
 		}

@@ -80,7 +80,26 @@ func (r *Ring) attach(p *params) (err error) {
 	for i, a := uint32(0), unsafe.Slice(r.word(p.sqArray), p.sqEntries); i < p.sqEntries; i++ {
 		a[i] = i
 	}
+	r.registerRing()
 	return r.probe()
+}
+
+// registerRing makes the ring known to the thread that enters it, which saves the
+// kernel a reference count each time. It works without, too.
+func (r *Ring) registerRing() {
+	r.enterFD, r.enterFlags = r.fd, enterGetEvents
+	u := rsrcUpdate{offset: anySlot, data: uint64(r.fd)}
+	if n, _, errno := r.call(registerRingFDs, unsafe.Pointer(&u), 1); errno == 0 && n == 1 {
+		r.enterFD, r.enterFlags = int(u.offset), enterGetEvents|enterRegisteredRing
+	}
+}
+
+func (r *Ring) unregisterRing() error {
+	if r.enterFlags&enterRegisteredRing == 0 {
+		return nil
+	}
+	u := rsrcUpdate{offset: uint32(r.enterFD)}
+	return r.register(unregisterRingFDs, unsafe.Pointer(&u), 1)
 }
 
 func (r *Ring) word(off uint32) *uint32 {
@@ -120,11 +139,14 @@ func (r *Ring) RegisterFiles(fds ...int) error {
 }
 
 func (r *Ring) register(code int, arg unsafe.Pointer, n int) error {
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), uintptr(code), uintptr(arg), uintptr(n), 0, 0)
-	if errno != 0 {
+	if _, _, errno := r.call(code, arg, n); errno != 0 {
 		return errno
 	}
 	return nil
+}
+
+func (r *Ring) call(code int, arg unsafe.Pointer, n int) (r1, r2 uintptr, errno unix.Errno) {
+	return unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), uintptr(code), uintptr(arg), uintptr(n), 0, 0)
 }
 
 // Close gives up the ring. Operations must have completed: what is still in
@@ -135,7 +157,7 @@ func (r *Ring) Close() error {
 	if r.fd < 0 {
 		return nil
 	}
-	var errs []error
+	errs := []error{r.unregisterRing()}
 	if r.files {
 		errs = append(errs, r.register(unregisterFiles, nil, 0))
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -224,7 +225,8 @@ func TestOtherThreadIsRefused(t *testing.T) {
 		defer runtime.UnlockOSThread()
 		errs <- r.Submit()
 	}()
-	require.ErrorIs(t, <-errs, unix.EEXIST)
+	err := <-errs
+	require.True(t, err == unix.EEXIST || err == unix.EINVAL, "%v", err) // the issuer, or its slot for the ring
 	require.Equal(t, CQE{UserData: 1}, one(t, r))
 }
 
@@ -243,20 +245,28 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	}))
 }
 
+// BenchmarkNop is to submit a batch and to reap it. The median of what batches took
+// does not show what else the machine was doing.
 func BenchmarkNop(b *testing.B) {
 	for _, batch := range []int{1, 32} {
 		b.Run(map[int]string{1: "batch=1", 32: "batch=32"}[batch], func(b *testing.B) {
 			r := newRing(b, 64, 128)
 			out := make([]CQE, 64)
+			took := make([]time.Duration, 0, b.N/batch+1)
 			b.ReportAllocs()
+			b.ResetTimer()
 			for i := 0; i < b.N; i += batch {
+				start := time.Now()
 				for range batch {
 					r.Next().Nop(1)
 				}
 				if r.SubmitAndWait(batch) != nil || r.Reap(out) != batch {
 					b.Fatal("lost completions")
 				}
+				took = append(took, time.Since(start))
 			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2])/float64(batch), "median-ns/op")
 		})
 	}
 }
