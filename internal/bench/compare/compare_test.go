@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,7 +56,7 @@ func TestRatiosArePaired(t *testing.T) {
 			{"<half>", func(context.Context, work) (sample, error) { return sample{IOPS: 500 / round, Server: round}, nil }},
 		},
 	}
-	require.NoError(t, table.measure(t.Context(), 5))
+	require.NoError(t, table.measure(t.Context(), 5, new(quiet)))
 	require.Len(t, table.Blocks, 2)
 	for _, k := range table.Blocks {
 		require.Len(t, k.Rows[0].Samples, 5)
@@ -100,6 +102,48 @@ func TestReadGuest(t *testing.T) {
 	require.Error(t, err)
 	_, err = readGuest("nothing")
 	require.Error(t, err)
+}
+
+// A process that is not ours is seen.
+func TestOthers(t *testing.T) {
+	before, err := startWatch()
+	require.NoError(t, err)
+	// A child of a child is no child of ours, as others' processes are not.
+	out, err := exec.Command("sh", "-c", "sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!").Output()
+	require.NoError(t, err)
+	var pid int
+	_, err = fmt.Sscan(string(out), &pid)
+	require.NoError(t, err)
+	time.Sleep(time.Second)
+	other, err := before.others()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	require.NoError(t, err)
+	require.Greater(t, other, 100.0/float64(runtime.NumCPU())/10, "one that spins, if it got a tenth of a processor")
+}
+
+// A noisy turn is repeated as long as there is patience, and the quietest counts.
+func TestNoisyTurnsAreRepeated(t *testing.T) {
+	turns := 0
+	c := contender{"c", func(context.Context, work) (sample, error) { turns++; return sample{IOPS: float64(turns)}, nil }}
+	q := quiet{most: -1, patience: time.Hour}
+	_, err := q.take(t.Context(), c, work{})
+	require.NoError(t, err)
+	require.Equal(t, tries, turns)
+	require.Less(t, q.patience, time.Hour)
+
+	turns, q = 0, quiet{most: -1}
+	s, err := q.take(t.Context(), c, work{})
+	require.NoError(t, err)
+	require.Equal(t, sample{IOPS: 1, Others: s.Others}, s)
+
+	turns, q = 0, quiet{most: 1e6, patience: time.Hour}
+	_, err = q.take(t.Context(), c, work{})
+	require.NoError(t, err)
+	require.Equal(t, 1, turns)
+
+	q = quiet{}
+	_, err = q.take(t.Context(), contender{"c", func(context.Context, work) (sample, error) { return sample{}, nil }}, work{})
+	require.ErrorContains(t, err, "no request")
 }
 
 // A goal is reached or not by what was measured in the same round, and nothing that
@@ -168,7 +212,7 @@ func TestTurnAndReport(t *testing.T) {
 		Name: "small", works: []work{{"randwrite", "4k", 4}},
 		contenders: []contender{l.ours("one", path), l.ours("two", "null:1G", "--ring", "packed")},
 	}
-	require.NoError(t, small.measure(t.Context(), 1))
+	require.NoError(t, small.measure(t.Context(), 1, new(quiet)))
 	for _, r := range small.Blocks[0].Rows {
 		require.Positive(t, r.Median.IOPS)
 		require.Positive(t, r.Median.P50)

@@ -30,7 +30,10 @@ func (l *lab) ours(name, disk string, flags ...string) contender {
 			Server  float64            `json:"server_cpu_ns_per_request"`
 		}
 		err = json.Unmarshal(out, &r)
-		return sample{r.IOPS, r.Bytes, r.Latency["p50"], r.Latency["p99"], r.Latency["p99.9"], r.Server}, err
+		return sample{
+			IOPS: r.IOPS, Bytes: r.Bytes, Server: r.Server,
+			P50: r.Latency["p50"], P99: r.Latency["p99"], P999: r.Latency["p99.9"],
+		}, err
 	}}
 }
 

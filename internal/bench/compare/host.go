@@ -38,7 +38,7 @@ func (l *lab) compareHost(ctx context.Context, rep *report) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := t.measure(ctx, l.rounds); err != nil {
+		if err := t.measure(ctx, l.rounds, &l.quiet); err != nil {
 			return err
 		}
 		rep.Tables = append(rep.Tables, t)

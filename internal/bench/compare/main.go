@@ -29,8 +29,9 @@ type config struct {
 	rounds  int           // turns that each contender takes
 	runtime time.Duration // of each turn, without the ramp
 	size    int64         // of each disk in bytes
-	host    bool          // compare without a guest
-	guest   bool          // compare inside a guest
+	quiet   quiet
+	host    bool // compare without a guest
+	guest   bool // compare inside a guest
 }
 
 // ramp is the load before each measurement.
@@ -47,6 +48,8 @@ func main() {
 	flag.Int64Var(&c.size, "size", 1<<30, "size of each disk in bytes")
 	flag.BoolVar(&c.host, "host", true, "compare without a guest")
 	flag.BoolVar(&c.guest, "guest", true, "compare inside a guest")
+	flag.Float64Var(&c.quiet.most, "others", 5, "repeat turns during which others used more of the machine, in percent")
+	flag.DurationVar(&c.quiet.patience, "patience", 10*time.Minute, "for how long in all")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()

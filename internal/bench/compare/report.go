@@ -104,14 +104,14 @@ func (r *report) markdown() []byte {
 
 func (k *block) markdown(b *bytes.Buffer) {
 	fmt.Fprintf(b, "\n### %v\n\n", k.Work)
-	fmt.Fprintln(b, "| | IOPS | best | bytes | ratio | p50 µs | p99 µs | p99.9 µs | server µs a request |")
-	fmt.Fprintln(b, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+	fmt.Fprintln(b, "| | IOPS | best | bytes | ratio | p50 µs | p99 µs | p99.9 µs | server µs a request | others % |")
+	fmt.Fprintln(b, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, r := range k.Rows {
 		m, server := r.Median, ""
 		if m.Server > 0 {
 			server = bench.Micros(m.Server)
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s |\n", r.Name, bench.Rate(m.IOPS), bench.Rate(r.Best), bench.Bandwidth(m.Bytes),
-			r.Ratio, r.Low, r.High, bench.Micros(m.P50), bench.Micros(m.P99), bench.Micros(m.P999), server)
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %.2f (%.2f–%.2f) | %s | %s | %s | %s | %.0f |\n", r.Name, bench.Rate(m.IOPS), bench.Rate(r.Best), bench.Bandwidth(m.Bytes),
+			r.Ratio, r.Low, r.High, bench.Micros(m.P50), bench.Micros(m.P99), bench.Micros(m.P999), server, m.Others)
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -27,6 +26,8 @@ type sample struct {
 	// Server is the server's processor time in nanoseconds a request; 0 where there
 	// is no server, or it is not measured.
 	Server float64 `json:"server_cpu_ns_per_request"`
+	// Others is how much of the machine others used meanwhile, in percent.
+	Others float64 `json:"others_percent"`
 }
 
 // contender is one way to do the same work.
@@ -65,7 +66,7 @@ type table struct {
 }
 
 // measure lets the contenders take turns.
-func (t *table) measure(ctx context.Context, rounds int) error {
+func (t *table) measure(ctx context.Context, rounds int, q *quiet) error {
 	for _, w := range t.works {
 		b := &block{Work: w}
 		for _, c := range t.contenders {
@@ -77,7 +78,7 @@ func (t *table) measure(ctx context.Context, rounds int) error {
 		for i, w := range t.works {
 			fmt.Fprintf(os.Stderr, "%s, %v, round %d of %d\n", t.Name, w, n+1, rounds)
 			for k, c := range t.contenders {
-				s, err := c.take(ctx, w)
+				s, err := q.take(ctx, c, w)
 				if err != nil {
 					return fmt.Errorf("%s, %v, %s: %w", t.Name, w, c.name, err)
 				}
@@ -88,18 +89,6 @@ func (t *table) measure(ctx context.Context, rounds int) error {
 	}
 	t.conclude()
 	return nil
-}
-
-// take is a turn that measured something: on a busy machine a short one may not get
-// to it.
-func (c contender) take(ctx context.Context, w work) (s sample, err error) {
-	const tries = 3
-	for range tries {
-		if s, err = c.turn(ctx, w); err != nil || s.IOPS > 0 {
-			return s, err
-		}
-	}
-	return s, errors.New("no request was completed: choose a longer runtime")
 }
 
 // conclude fills in medians and ratios.
@@ -118,6 +107,7 @@ func (t *table) conclude() {
 				IOPS: get(func(s sample) float64 { return s.IOPS }), Bytes: get(func(s sample) float64 { return s.Bytes }),
 				P50: get(func(s sample) float64 { return s.P50 }), P99: get(func(s sample) float64 { return s.P99 }),
 				P999: get(func(s sample) float64 { return s.P999 }), Server: get(func(s sample) float64 { return s.Server }),
+				Others: get(func(s sample) float64 { return s.Others }),
 			}
 			for _, s := range r.Samples {
 				r.Best = max(r.Best, s.IOPS)
