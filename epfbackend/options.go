@@ -59,6 +59,10 @@ type Options struct {
 	// sleeps.
 	Poll Poll
 
+	// CPUs are the processors that workers are bound to: one each, in turn. Without
+	// any they run where the kernel lets them.
+	CPUs []int
+
 	// Engine is how disk I/O is done.
 	Engine disk.EngineKind
 
@@ -84,6 +88,9 @@ func (o Options) Check() error {
 	case len(o.Serial) > virtioblk.IDLen:
 		return fmt.Errorf("%w: serial=%s has %d characters: choose at most %d",
 			ErrOption, o.Serial, len(o.Serial), virtioblk.IDLen)
+	}
+	if err := checkCPUs(o.CPUs); err != nil {
+		return err
 	}
 	for _, c := range []byte(o.Serial) {
 		if c < ' ' || c > '~' {

@@ -111,6 +111,7 @@ func (w *worker) run(err error) {
 	runtime.LockOSThread()
 	defer close(w.gone)
 	defer w.gate.reach(stopped)
+	w.pin()
 	if err == nil {
 		w.engine, err = w.f.store.NewEngine(w.f.opts.Engine, len(w.all), w.f.bells[w.index].FD())
 	}

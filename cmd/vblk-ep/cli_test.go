@@ -76,6 +76,8 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE,queues=0", "write a whole number above 0"},
 		{"serve --disk IMAGE,queues=1025", "choose 1 to 1024"},
 		{"serve --disk IMAGE,queue-size=100", "choose a power of two from 4 to 32768"},
+		{"serve --disk IMAGE,cpus=x", "write 0,2-3"},
+		{"serve --disk IMAGE,cpus=1023", "processor 1023 is not there"},
 		{"serve --disk IMAGE,cache=none", "choose writeback, writethrough"},
 		{"serve --disk IMAGE,direct=maybe", "choose auto, off, on"},
 		{"serve --disk IMAGE,block-size=3K", "choose native, 512, 1K, 2K or 4K"},

@@ -59,6 +59,9 @@ var diskOptions = map[string]func(spec *diskSpec, value string) error{
 		})
 		return err
 	},
+	"cpus": func(spec *diskSpec, v string) error {
+		return (*cpuList)(&spec.offer.CPUs).Set(v)
+	},
 	"direct": func(spec *diskSpec, v string) (err error) {
 		spec.open.Direct, err = choose(v, map[string]disk.DirectMode{
 			"auto": disk.DirectAuto, "on": disk.DirectOn, "off": disk.DirectOff,

@@ -49,6 +49,8 @@ Options of a disk:
   readonly                  refuse all writes
   serial=S                  serial number, up to 20 characters
   queues=N                  virtqueues, each served by a thread of its own (default 1)
+  cpus=LIST                 processors to bind these threads to, one each, in turn, as in
+                            2-3 or 0,,2 (default: none)
   queue-size=N              entries of each, a power of two (default 256)
   cache=writeback|writethrough
                             writethrough makes each write durable before it completes,

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"time"
 
@@ -68,7 +69,21 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 	if err := announce(out, exports, o.json); err != nil {
 		return err
 	}
+	makeRoom(exports)
 	return serveAll(ctx, exports)
+}
+
+// makeRoom lets the threads of queues, which may not sleep for long, run beside
+// everything else: messages of the host must not wait for one of them to be
+// interrupted by the scheduler.
+func makeRoom(exports []*export) {
+	n := runtime.GOMAXPROCS(0)
+	for _, e := range exports {
+		if o := e.fn.Options(); o.Poll != epfbackend.PollOff {
+			n += o.Queues
+		}
+	}
+	runtime.GOMAXPROCS(n)
 }
 
 // openAll makes everything ready, and reports all that is in the way at once.
