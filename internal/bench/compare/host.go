@@ -116,6 +116,8 @@ func (l *lab) loopTable(ctx context.Context) (*table, error) {
 func (l *lab) nullTable(ctx context.Context) (*table, error) {
 	socket, err := l.nbdkit(ctx, "null", "1G")
 	const disk = "null:1G"
+	// Against a polling server, small batches keep both sides busy at the same time.
+	const batches = "--iodepth-batch-complete-max"
 	pinned := []string{"--server-cpus", "0", "--cpus-allowed", "1"}
 	with := func(flags ...string) []string { return append(slices.Clone(pinned), flags...) }
 	return &table{
@@ -125,8 +127,8 @@ func (l *lab) nullTable(ctx context.Context) (*table, error) {
 			l.ours("vblk-ep", disk, with()...),
 			l.ours("vblk-ep, packed", disk, with("--ring", "packed")...),
 			l.ours("vblk-ep, interrupts", disk, with("--", "--poll", "off")...),
-			l.ours("vblk-ep, polling", disk, with("--hipri", "--", "--poll", "always")...),
-			l.ours("vblk-ep, polling server", disk, with("--", "--poll", "always")...),
+			l.ours("vblk-ep, polling", disk, with(batches, "32", "--hipri", "--", "--poll", "always")...),
+			l.ours("vblk-ep, polling server", disk, with(batches, "32", "--", "--poll", "always")...),
 			l.ours("vblk-ep, trap-free", disk, with("--trap-free", "--ring", "packed")...),
 			l.ours("vblk-ep, two queues", disk, with("--queues", "2")...),
 			l.fio("NBD, nbdkit", nbd(socket)...),
