@@ -84,7 +84,14 @@ func (f *Function) blockSizeLost() error {
 // cached says whether a write may complete before it is durable. Where it is not
 // known what the driver accepted, only a flush shows that it knows of the cache.
 func (f *Function) cached() bool {
-	return f.writeback.Load() && (!f.opts.TrapFree || f.flushes.Load())
+	return f.writeback.Load() && (!f.opts.TrapFree || f.flushes.Load() && f.cacheOn())
+}
+
+// cacheOn looks whether the driver has left the cache on. A driver that turns it off
+// counts on that from its next write on, which may be here before the sampler looks.
+func (f *Function) cacheOn() bool {
+	const word, shift = virtioblk.CfgWriteback &^ 3, virtioblk.CfgWriteback & 3 * 8
+	return f.config.Load32(word)>>shift&1 != 0
 }
 
 // deviceConfig returns the device-specific configuration of the disk as it is.

@@ -17,6 +17,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
+	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
@@ -36,6 +37,7 @@ type Function struct {
 	bells   []doorbell.Source // one a queue
 	trapped *regfile.Trapped  // regs, if accesses are seen
 	sampler *sampler          // trap-free, while attached
+	config  shm.Window        // trap-free, while attached: the device configuration in the BAR
 	wakeup  doorbell.Source   // wakes the sampler
 
 	info     disk.Info // as it was at New; only the size ever changes

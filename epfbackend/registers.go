@@ -65,6 +65,7 @@ func (f *Function) attachTrapFree(c epc.Controller) {
 	f.refreshing.Lock()
 	f.mu.Lock()
 	f.regs = regs
+	f.config = bar.Slice(deviceOffset, virtioblk.ConfigLen)
 	f.mu.Unlock()
 	f.refreshing.Unlock()
 	f.sampler = startSampler(f, regs, bar)

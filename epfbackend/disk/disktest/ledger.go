@@ -108,6 +108,16 @@ func (l *Ledger) Done(e *Entry, stable bool) {
 	}
 }
 
+// Abandoned is told that nobody will learn whether an operation was done, and that
+// it will not go on: a reset has ended it.
+func (l *Ledger) Abandoned(e *Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range e.N {
+		l.sectors[e.At+i].flight--
+	}
+}
+
 // Now is told before n sectors are read, or before all are flushed.
 func (l *Ledger) Now(at, n int) Mark {
 	l.mu.Lock()

@@ -97,8 +97,8 @@ func (v *Volatile) Image() []byte {
 	return v.image
 }
 
-// End lets all operations of a disk without power fail, so that who waits for them
-// comes to an end. Their engines must be woken up.
+// End lets all operations of a disk without power fail, and Flush do nothing, so that
+// who waits for them comes to an end. Their engines must be woken up.
 func (v *Volatile) End() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -171,7 +171,10 @@ func (v *Volatile) Refresh() (bool, error) { return false, nil }
 func (v *Volatile) Flush() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.step() {
+	switch {
+	case v.ended:
+		return nil
+	case !v.step():
 		return unix.EIO
 	}
 	v.flush(v.now)

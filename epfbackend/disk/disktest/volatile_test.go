@@ -105,14 +105,22 @@ func TestVolatileRefusesParts(t *testing.T) {
 	io := transfer(disk.Write, 8192, b)
 	run(t, e, io)
 	require.Equal(t, unix.EIO, io.Err)
+}
+
+func TestVolatileWithoutPower(t *testing.T) {
+	v := NewVolatile(make([]byte, 8192), 4096, 1)
+	e := newEngine(t, v, 4)
+	io := transfer(disk.Read, 0, make([]byte, 4096))
 	v.Cut()
-	io = transfer(disk.Read, 0, b)
 	e.Start(io)
-	v.End()
-	run(t, e)
+	require.Error(t, v.Flush())
 	done, _, err := e.Wait(false)
+	require.NoError(t, err)
+	require.Empty(t, done)
+	v.End()
+	require.NoError(t, v.Flush())
+	done, _, err = e.Wait(false)
 	require.NoError(t, err)
 	require.Len(t, done, 1)
 	require.Equal(t, unix.EIO, io.Err)
-	require.Error(t, v.Flush())
 }
