@@ -146,6 +146,7 @@ func underLoad(t *testing.T, ledger *disktest.Ledger, socket string, kill func()
 		time.Sleep(time.Duration(30+rand.IntN(300)) * time.Millisecond)
 		kill()
 	}()
+	defer func() { <-dead }()
 	for alive := true; alive; {
 		select {
 		case <-dead:

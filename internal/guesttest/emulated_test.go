@@ -1,0 +1,73 @@
+package guesttest
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// TestVMEmulatedBlocks shows a disk with blocks of 4096 bytes to a stock driver as
+// one with blocks of 512, through registers that are plain memory and a doorbell of
+// 16 bits. Another disk, of its own blocks, cannot be offered there.
+func TestVMEmulatedBlocks(t *testing.T) {
+	parallel(t, 1)
+	image4k := func(name string) (back, loop string) {
+		back = image(t, name, 128*mib)
+		return back, blktest.Loop(t, back, blktest.LoopOptions{BlockSize: 4096})
+	}
+	files, first := image4k("files.img")
+	_, second := image4k("raw.img")
+	s := serveIn(t, checked, ",trap-free,doorbell=16", nil, first+",block-size=512", second+",block-size=512")
+	for _, e := range s.exports {
+		assert.EqualValues(t, 512, e.LogicalBlock)
+		assert.EqualValues(t, 4096, e.PhysicalBlock)
+	}
+	g := boot(t, vm.Config{CPUs: 2, Devices: s.devices()})
+	got := shown(t, g, "vda")
+	assert.Equal(t, "512", got["logical_block_size"])
+	assert.Equal(t, "4096", got["physical_block_size"])
+	assert.Equal(t, fmt.Sprint(128*mib/512), got["size"])
+	sums := fileSystem(t, g)
+	g.sh(t, `
+		# A sector is written, and its neighbours stay.
+		fill vdb 1 0
+		dd if=/dev/zero of=/dev/vdb bs=512 count=1 seek=3 oflag=direct status=none
+		blkdiscard --zeroout --offset 5120 --length 512 /dev/vdb
+		fio --name=mixed --filename=/dev/vdb --direct=1 --rw=randrw --bsrange=512-64k --blockalign=512 --numjobs=2 \
+			--offset=1m --size=16m --offset_increment=17408512 --ioengine=libaio --iodepth=16 --fsync=64 \
+			--verify=crc32c --verify_fatal=1
+		sync
+	`)
+	g.powerOff(t)
+	s.stop(t)
+	want := make([]byte, 8192)
+	for i := range want {
+		if sector := i / 512; sector != 3 && sector != 10 {
+			want[i] = 0xaa
+		}
+	}
+	require.Equal(t, want, content(t, second, 0, 8192), "whole blocks around the sectors that were written")
+	t.Run("file system outside", func(t *testing.T) { checkFiles(t, files, sums) })
+}
+
+// TestVMEmulatedFirmware has the BIOS, which takes sectors of 512 bytes only, boot a
+// disk with blocks of 4096, read it and write to it.
+func TestVMEmulatedFirmware(t *testing.T) {
+	parallel(t, 1)
+	const text = "read by the firmware"
+	file := bootable(t, "disk.img", text)
+	disk := blktest.Loop(t, file, blktest.LoopOptions{BlockSize: 4096})
+	s := serveTrapFree(t, disk+",block-size=512")
+	res, err := vm.Run(t.Context(), vm.Config{
+		BootDisk: true, Until: "written", Devices: []string{vm.VFIOUser(s.exports[0].Socket, vm.BootIndex(0))},
+	})
+	require.NoError(t, err)
+	assert.Contains(t, res.Debug, text)
+	s.stop(t)
+	assert.Equal(t, content(t, disk, loadFrom*512, saveSectors*512), content(t, disk, saveTo*512, saveSectors*512))
+}
