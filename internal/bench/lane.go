@@ -92,6 +92,9 @@ func (l *lane) run(ready func()) error {
 			return err
 		}
 	}
+	if l.hiPri {
+		l.q.DisableInterrupts()
+	}
 	if err := l.pump(l.next); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
@@ -43,6 +44,7 @@ type Target struct {
 	queues   []*rc.Queue
 	requests [][]*rc.Request // of each queue
 	flushing *rc.Request     // on the first queue
+	vectors  bool            // queues have interrupts of their own
 }
 
 // understood is what the driver can do with a function, as a stock driver can.
@@ -53,9 +55,25 @@ var understood = virtio.NewFeatures(
 	virtioblk.HasTopology, virtioblk.ConfigWCE,
 )
 
+// attempts bounds how often a function is set up that missed one of several queues.
+const attempts = 5
+
+// errMissed reports that a function needs a reset as soon as it is set up.
+var errMissed = fmt.Errorf("%w: it needs a reset right after it was set up: see its log", ErrTarget)
+
 // Connect brings the function behind a vfio-user socket up. The target must be
-// closed.
+// closed. A trap-free function with several queues may miss one on a busy machine, and
+// is set up again then.
 func Connect(ctx context.Context, socket string, s Setup) (t *Target, err error) {
+	for range attempts {
+		if t, err = connect(ctx, socket, s); !errors.Is(err, errMissed) {
+			return t, err
+		}
+	}
+	return t, err
+}
+
+func connect(ctx context.Context, socket string, s Setup) (t *Target, err error) {
 	bus, err := rc.DialVFIOUser(ctx, socket, vfiouser.ClientOptions{})
 	if err != nil {
 		return nil, err
@@ -73,16 +91,12 @@ func Connect(ctx context.Context, socket string, s Setup) (t *Target, err error)
 	if t.dev, err = rc.Open(bus); err != nil {
 		return t, err
 	}
-	if err := t.negotiate(); err != nil {
-		return t, err
+	for _, step := range []func() error{t.negotiate, t.learn, t.useInterrupts, t.makeQueues, t.dev.Start, t.settle} {
+		if err := step(); err != nil {
+			return t, err
+		}
 	}
-	if err := t.learn(); err != nil {
-		return t, err
-	}
-	if err := t.makeQueues(); err != nil {
-		return t, err
-	}
-	return t, t.dev.Start()
+	return t, nil
 }
 
 func (t *Target) negotiate() error {
@@ -102,13 +116,45 @@ func (t *Target) negotiate() error {
 	if t.Packed && !t.dev.Accepted().Has(virtio.RingPacked) {
 		return fmt.Errorf("%w: it offers no packed ring: choose the split one", ErrTarget)
 	}
-	if !t.HiPri {
-		if n := t.dev.MSIX.Vectors; n < t.Queues+1 {
-			return fmt.Errorf("%w: %d queues need %d interrupts, and it has %d: use fewer queues, or hipri", ErrTarget, t.Queues, t.Queues+1, n)
-		}
-		return t.dev.UseMSIX(t.Queues + 1)
-	}
 	return nil
+}
+
+// useInterrupts turns interrupts on: one for changes of the configuration, and one a
+// queue. Who polls for completions does without where there are too few; else its
+// queues have one and suppress it, because a trap-free function knows a queue of
+// several by its vector.
+func (t *Target) useInterrupts() error {
+	n := t.Queues + 1
+	if has := t.dev.MSIX.Vectors; has < n {
+		if t.HiPri {
+			return nil
+		}
+		return fmt.Errorf("%w: %d queues need %d interrupts, and it has %d: use fewer queues, or hipri", ErrTarget, t.Queues, n, has)
+	}
+	t.vectors = true
+	if err := t.dev.UseMSIX(n); err != nil {
+		return err
+	}
+	return t.dev.Write(virtiopci.ConfigMSIXVector, 2, 0)
+}
+
+// pace is the time between the set-up of one queue and the next: a stock driver
+// requests an interrupt and allocates a ring meanwhile, and trap-free functions need
+// that time to see what was written.
+const pace = time.Millisecond
+
+// settle waits until a function with several queues has had time to say that it
+// missed one.
+func (t *Target) settle() error {
+	if t.Queues == 1 {
+		return nil
+	}
+	time.Sleep(50 * pace)
+	status, err := t.dev.Status()
+	if err == nil && status.Has(virtio.NeedsReset) {
+		return errMissed
+	}
+	return err
 }
 
 // learn reads what the function says of itself, and checks that the setup fits.
@@ -171,8 +217,11 @@ func (t *Target) makeQueues() error {
 		return err
 	}
 	for i := range t.Queues {
+		if t.Queues > 1 {
+			time.Sleep(pace)
+		}
 		cfg.Index = i
-		if !t.HiPri {
+		if t.vectors {
 			cfg.Vector = uint16(i + 1)
 		}
 		q, err := rc.NewQueue(t.dev, t.mem, cfg)

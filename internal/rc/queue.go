@@ -94,6 +94,9 @@ func (q *Queue) Size() int { return q.cfg.Size }
 // InFlight returns how many requests were submitted and not yet collected.
 func (q *Queue) InFlight() int { return q.ring.InFlight() }
 
+// DisableInterrupts says that interrupts are not needed, until Wait.
+func (q *Queue) DisableInterrupts() { q.ring.DisableInterrupts() }
+
 // Kicks returns how many notifications were sent.
 func (q *Queue) Kicks() int64 { return q.kicks }
 
