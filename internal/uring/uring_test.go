@@ -226,7 +226,8 @@ func TestOtherThreadIsRefused(t *testing.T) {
 		errs <- r.Submit()
 	}()
 	err := <-errs
-	require.True(t, err == unix.EEXIST || err == unix.EINVAL, "%v", err) // the issuer, or its slot for the ring
+	// It is not the issuer, or has no table of rings, or not this one in it.
+	require.Contains(t, []error{unix.EEXIST, unix.EINVAL, unix.EBADF}, err)
 	require.Equal(t, CQE{UserData: 1}, one(t, r))
 }
 
