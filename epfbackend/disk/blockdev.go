@@ -23,7 +23,11 @@ func openBlock(path string, st *unix.Stat_t, o Options) (*Disk, error) {
 		}
 		flags |= unix.O_EXCL
 	}
-	fd, err := open(path, flags)
+	var fd int
+	err := letGo(func() (err error) {
+		fd, err = open(path, flags)
+		return err
+	})
 	if errors.Is(err, unix.EBUSY) {
 		return nil, busyError(path, o.roots.deviceUsers(st.Rdev), "stop that first", err)
 	}

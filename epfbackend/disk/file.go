@@ -92,7 +92,7 @@ func (d *Disk) lock(path string, st *unix.Stat_t, o Options) error {
 	if o.ReadOnly {
 		l.Type = unix.F_RDLCK
 	}
-	err := unix.FcntlFlock(uintptr(d.t.buffered), unix.F_OFD_SETLK, &l)
+	err := letGo(func() error { return unix.FcntlFlock(uintptr(d.t.buffered), unix.F_OFD_SETLK, &l) })
 	switch {
 	case err == nil:
 		return nil

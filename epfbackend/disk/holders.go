@@ -1,11 +1,13 @@
 package disk
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
@@ -203,4 +205,20 @@ func (r roots) allProcesses() procfs.Procs {
 func unique(names []string) []string {
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// lingering is how long what a process held may outlive it: the kernel takes an
+// io_uring apart after its process is gone.
+const lingering = 500 * time.Millisecond
+
+// letGo takes what others may not have, and gives one that has just died the time to
+// let go of it: a server that is started again at once is not to be refused.
+func letGo(take func() error) error {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := take()
+		taken := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EBUSY)
+		if !taken || time.Since(begin) > lingering {
+			return err
+		}
+	}
 }
