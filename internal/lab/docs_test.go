@@ -26,6 +26,10 @@ func TestDocumentAgrees(t *testing.T) {
 	}
 	for off, name := range map[int]string{
 		BARControl: "BAR_CTRL", BARSizeLo: "BAR_SIZE_LO, _HI", BARAddrLo: "BAR_ADDR_LO, _HI",
+	} {
+		row("| +0x%02x | %s |", off, name)
+	}
+	for off, name := range map[int]string{
 		DMAControl: "DMA_CTRL", DMAStatus: "DMA_STATUS", DMARingLo: "DMA_RING_LO, _HI", DMASize: "DMA_SIZE",
 		DMAHead: "DMA_HEAD", DMATail: "DMA_TAIL",
 	} {
