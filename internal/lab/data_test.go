@@ -332,6 +332,12 @@ func TestDMABothWays(t *testing.T) {
 	require.Equal(t, data, r.ep.at(epRAM + 0x500000)[:len(data)])
 	require.Zero(t, count(r.irqs[8]), "no interrupt was asked for")
 
+	// Inside the RC's memory, either way.
+	require.Equal(t, uint32(DescDone), d.one(DescInsideRC, uint32(len(data)), rcRAM+0x1233, rcRAM+0x300000))
+	require.Equal(t, data, r.rc.at(rcRAM + 0x300000)[:len(data)])
+	require.Equal(t, uint32(DescDone), d.one(DescInsideRC|DescFromRC, 4, rcRAM+0x10, rcRAM+0x300001))
+	require.Equal(t, data[1:5], r.rc.at(rcRAM + 0x10)[:4])
+
 	// A list, many times around the ring.
 	for i := range 50 {
 		r.ep.at(epRAM + 0x600000)[0] = byte(i)
@@ -345,8 +351,8 @@ func TestDMABothWays(t *testing.T) {
 	}
 	require.Zero(t, r.reg(ChannelRegister(0, DMAStatus))&DMABusy)
 	s := r.lab.Stats()
-	require.Equal(t, uint64(152), s.DMATransfers)
-	require.Equal(t, uint64(2*len(data)+50*18), s.DMABytes)
+	require.Equal(t, uint64(154), s.DMATransfers)
+	require.Equal(t, uint64(3*len(data)+4+50*18), s.DMABytes)
 	require.Equal(t, uint64(51), s.DMAInterrupts)
 }
 
@@ -368,6 +374,7 @@ func TestDMAErrors(t *testing.T) {
 		"nothing there":       {0, 4, epRAM, rcRAM + rcRAMSize, DescUnsupported},
 		"nothing to read":     {DescFromRC, 4, epRAM, 0x1000, DescUnsupported},
 		"over the end":        {DescFromRC, 8, epRAM, rcRAM + rcRAMSize - 4, DescUnsupported},
+		"nothing beside":      {DescInsideRC, 4, epRAM, rcRAM, DescUnsupported},
 		"nothing here":        {0, 4, epRAM + epRAMSize, rcRAM, DescLocalFault},
 		"nowhere to write":    {DescFromRC, 4, 0x1000, rcRAM, DescLocalFault},
 	} {

@@ -246,36 +246,36 @@ func (c *channel) some(ep *memory, d descriptor, n uint64) (moved uint64, status
 	if !c.l.masters.Load() {
 		return 0, DescUnsupported
 	}
-	moved, err := copyAcross(h.mem, ep, d.remote, d.local, n, d.flags&DescFromRC != 0)
-	if err != nil {
-		return 0, DescLocalFault
+	local, fault := ep, uint32(DescLocalFault)
+	if d.flags&DescInsideRC != 0 {
+		local, fault = h.mem, DescUnsupported
 	}
-	if moved > 0 {
+	moved, err := copyAcross(h.mem, local, d.remote, d.local, n, d.flags&DescFromRC != 0)
+	switch {
+	case err != nil:
+		return 0, fault
+	case moved > 0:
 		return moved, DescDone
 	}
-	return c.byMessages(h.mem, ep, d, min(n, granule))
+	n = min(n, granule)
+	if d.flags&DescFromRC != 0 {
+		return n, c.byMessages(h.mem, local, d.remote, d.local, n, DescUnsupported, fault)
+	}
+	return n, c.byMessages(local, h.mem, d.local, d.remote, n, fault, DescUnsupported)
 }
 
-// byMessages moves what is not mapped on one side.
-func (c *channel) byMessages(host, ep *memory, d descriptor, n uint64) (moved uint64, status uint32) {
+// byMessages copies n bytes of which some are not mapped. It returns the status
+// that stands for the end at which it failed.
+func (c *channel) byMessages(from, to *memory, src, dst, n uint64, readFault, writeFault uint32) uint32 {
 	if c.bounce == nil {
 		c.bounce = make([]byte, granule)
 	}
 	p := c.bounce[:n]
-	if d.flags&DescFromRC != 0 {
-		if host.read(p, d.remote) != nil {
-			return 0, DescUnsupported
-		}
-		if ep.write(p, d.local) != nil {
-			return 0, DescLocalFault
-		}
-		return n, DescDone
+	if from.read(p, src) != nil {
+		return readFault
 	}
-	if ep.read(p, d.local) != nil {
-		return 0, DescLocalFault
+	if to.write(p, dst) != nil {
+		return writeFault
 	}
-	if host.write(p, d.remote) != nil {
-		return 0, DescUnsupported
-	}
-	return n, DescDone
+	return DescDone
 }

@@ -199,26 +199,25 @@ func (m *memory) file(addr, n uint64) (fd int, offset uint64, ok bool) {
 	return fd, r.offset + (addr - r.addr), err == nil
 }
 
-// copyAcross copies up to n bytes between the two guests' mapped memories and
-// returns how many; 0 if one of them has to be reached by messages. The locks
-// are taken in one order, the host's first.
-func copyAcross(host, ep *memory, remote, local, n uint64, fromHost bool) (uint64, error) {
-	host.mu.RLock()
-	defer host.mu.RUnlock()
-	ep.mu.RLock()
-	defer ep.mu.RUnlock()
-	h, _ := host.near(remote, n, !fromHost)
-	e, _ := ep.near(local, n, fromHost)
-	n = uint64(min(len(h), len(e)))
+// copyAcross copies up to n bytes between mapped memory of two guests, or of one,
+// and returns how many; 0 if one end has to be reached by messages. The locks are
+// taken in one order, that of the RC first.
+func copyAcross(rc, local *memory, remoteAddr, localAddr, n uint64, fromRC bool) (uint64, error) {
+	rc.mu.RLock()
+	defer rc.mu.RUnlock()
+	if local != rc {
+		local.mu.RLock()
+		defer local.mu.RUnlock()
+	}
+	far, _ := rc.near(remoteAddr, n, !fromRC)
+	near, _ := local.near(localAddr, n, fromRC)
+	to, from := far, near
+	if fromRC {
+		to, from = near, far
+	}
+	n = uint64(min(len(to), len(from)))
 	if n == 0 {
 		return 0, nil
 	}
-	return n, shm.Guard(func() error {
-		if fromHost {
-			copy(e[:n], h)
-		} else {
-			copy(h[:n], e)
-		}
-		return nil
-	})
+	return n, shm.Guard(func() error { copy(to[:n], from); return nil })
 }

@@ -187,7 +187,8 @@ const (
 
 	DescFromRC    = 1 << 0 // RC → EP; else EP → RC
 	DescInterrupt = 1 << 1
-	descFlagBits  = DescFromRC | DescInterrupt
+	DescInsideRC  = 1 << 2 // the local address is one of the RC, too
+	descFlagBits  = DescFromRC | DescInterrupt | DescInsideRC
 
 	DescDone        = 1
 	DescUnsupported = 2
