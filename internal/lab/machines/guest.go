@@ -1,0 +1,147 @@
+package machines
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// servant is the work of a guest that runs the scripts that it hears, and prints
+// after each a line with its number and its status. What a script leaves running
+// goes on.
+const servant = `
+	say up
+	n=0
+	while line=$(hear); do
+		n=$((n + 1))
+		echo "$line" | base64 -d >/tmp/script
+		sh -e /tmp/script </dev/null 2>&1
+		printf '\n==> %d %d\n' $n $?
+	done
+`
+
+// Guest is a running guest that runs scripts.
+type Guest struct {
+	*vm.VM
+
+	mu  sync.Mutex // held while a script runs
+	out *output
+	n   int // scripts so far
+}
+
+// output is what a guest printed.
+type output struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p...)
+	return len(p), nil
+}
+
+const (
+	// birthTime is how long a guest may take to come up.
+	birthTime = 90 * time.Second
+	// maxBirths is how often one is started that does not: under emulation, a
+	// kernel of several processors sometimes hangs long before its first process.
+	maxBirths = 3
+)
+
+// boot starts a guest and waits until it is up. ready is called, if it is not nil,
+// as soon as there is a machine.
+func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Guest, err error) {
+	for range maxBirths {
+		g = &Guest{out: new(output)}
+		cfg.Script, cfg.Live = servant, g.out
+		if g.VM, err = vm.Start(ctx, cfg); err != nil {
+			return nil, err
+		}
+		if ready != nil {
+			err = ready(g)
+		}
+		if err == nil {
+			waiting, cancel := context.WithTimeoutCause(ctx, birthTime, errStillborn)
+			err = g.Expect(waiting, "up")
+			cancel()
+		}
+		if err == nil {
+			return g, nil
+		}
+		g.Kill()
+		if _, end := g.Wait(); !errors.Is(err, errStillborn) {
+			return nil, fmt.Errorf("%w: %w", err, end)
+		}
+	}
+	return nil, err
+}
+
+var errStillborn = errors.New("the guest does not come up")
+
+// Failure says that a script failed in a guest.
+type Failure struct {
+	Status int
+	Script string
+	Output string
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("status %d of %q:\n%s", f.Status, f.Script, f.Output)
+}
+
+// Run runs a shell script, which ends with its first command that fails, and
+// returns what it printed. The error is a *Failure if it ran and failed.
+func (g *Guest) Run(ctx context.Context, script string) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n++
+	if err := g.Say(ctx, base64.StdEncoding.EncodeToString([]byte(script))); err != nil {
+		return "", err
+	}
+	end := fmt.Sprintf("\n==> %d ", g.n)
+	if err := g.WaitOutput(ctx, end); err != nil {
+		return "", err
+	}
+	return g.out.take(ctx, g, script, end)
+}
+
+// take returns and forgets what stands before the line that begins with end.
+func (o *output) take(ctx context.Context, g *Guest, script, end string) (string, error) {
+	for at, length := -1, 0; ; {
+		o.mu.Lock()
+		if at = bytes.Index(o.text, []byte(end)); at >= 0 {
+			if length = bytes.IndexByte(o.text[at+len(end):], '\n'); length >= 0 {
+				status := string(o.text[at+len(end):][:length])
+				text := string(o.text[:at])
+				o.text = o.text[at+len(end)+length+1:]
+				o.mu.Unlock()
+				return text, verdict(script, text, status)
+			}
+		}
+		o.mu.Unlock()
+		if err := g.WaitOutput(ctx, end); err != nil { // the line is not whole yet
+			return "", err
+		}
+	}
+}
+
+func verdict(script, text, status string) error {
+	n, err := strconv.Atoi(strings.TrimSpace(status))
+	if err != nil {
+		return fmt.Errorf("a guest printed a status %q", status)
+	}
+	if n != 0 {
+		return &Failure{Status: n, Script: script, Output: text}
+	}
+	return nil
+}
