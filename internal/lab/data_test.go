@@ -76,6 +76,19 @@ func TestRangesThatAreRAMAreMapped(t *testing.T) {
 	require.Equal(t, "here", r.rc.read(0, 0x3000, 4))
 }
 
+func TestPageOfTheMSIXTableStaysMapped(t *testing.T) {
+	r := newRig(t, nil)
+	r.bar(0, 0x4000, 0)
+	require.Zero(t, r.rangeTo(0, 0, 0, 0x4000, epRAM))
+	r.setReg(RegMSIX, CapPresent)
+	r.setReg(RegMSIXTable, 0x1080)
+	r.start()
+	v, err := r.rc.Region(0)
+	require.NoError(t, err)
+	closeValid(v.FD)
+	require.Equal(t, []vfiouser.Area{{Offset: 0, Size: 0x1000}, {Offset: 0x1000, Size: 0x3000}}, v.Areas)
+}
+
 func TestRangesMoveWhileTheLinkIsUp(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.TrapBARs = 1 })
 	r.function()

@@ -32,9 +32,14 @@ type hostSession struct {
 
 var _ vfiouser.Device = (*hostSession)(nil)
 
+// serveHost serves one root complex. While the link is not started there is nothing
+// to show, and while another one is there, no place: it waits. One whose link was
+// stopped does not count; it may stay, and reads ones.
 func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
-	// While the link is not started there is nothing to show.
-	if err := l.AwaitStart(ctx); err != nil {
+	if err := l.await(ctx, "there is a function to show", func() bool {
+		h := l.hostNow.Load()
+		return l.control&ControlLinkEnable != 0 && (h == nil || h.dead)
+	}); err != nil {
 		_ = sock.Close()
 		return err
 	}
@@ -46,8 +51,11 @@ func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
 	l.mu.Lock()
 	s.irqs = irq.New(l.function.msiVectors(), l.function.msixVectors())
 	s.setLayout()
-	s.dead = l.control&ControlLinkEnable == 0 // stopped at this moment
-	l.hostNow.Store(s)
+	if h := l.hostNow.Load(); l.control&ControlLinkEnable == 0 || h != nil && !h.dead {
+		s.dead = true // the link was stopped, or taken, at this moment
+	} else {
+		l.hostNow.Store(s)
+	}
 	l.mu.Unlock()
 	l.log.Info("the root complex is here", "mapped", s.mapped)
 
@@ -66,8 +74,11 @@ func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
 	l.log.Info("the root complex is gone", "err", err)
 	l.mu.Lock()
 	s.dead = true
-	l.train()
-	l.hostNow.Store(nil)
+	if l.hostNow.Load() == s {
+		l.train()
+		l.hostNow.Store(nil)
+		l.signal()
+	}
 	l.mu.Unlock()
 	_ = conn.Close()
 	wg.Wait()
@@ -93,6 +104,7 @@ func (s *hostSession) setLayout() {
 		r := vfiouser.Region{Size: f.size(n), Flags: readWrite, FD: -1}
 		if s.l.cfg.TrapBARs>>n&1 == 0 {
 			s.mapRanges(n, &r)
+			splitMSIX(f, n, &r)
 		}
 		s.layout.Regions[n] = r
 	}
@@ -137,6 +149,18 @@ func (s *hostSession) mapRanges(bar int, r *vfiouser.Region) {
 		}
 		r.Areas = append(r.Areas, vfiouser.Area{Offset: t.off, Size: t.size})
 		s.mapped = append(s.mapped, t)
+	}
+}
+
+// splitMSIX keeps the page of the MSI-X table mapped. QEMU takes it out of an area
+// that is a whole BAR, but not out of several: then only the table itself is
+// trapped, by the monitor.
+func splitMSIX(f *function, bar int, r *vfiouser.Region) {
+	if f.msixVectors() == 0 || int(f.msixTable&7) != bar && int(f.msixPBA&7) != bar {
+		return
+	}
+	if len(r.Areas) == 1 && r.Areas[0].Size == r.Size && r.Size > granule {
+		r.Areas = []vfiouser.Area{{Offset: 0, Size: granule}, {Offset: granule, Size: r.Size - granule}}
 	}
 }
 
@@ -194,7 +218,10 @@ func (s *hostSession) begin() {
 // ReadRegion implements vfiouser.Device.
 func (s *hostSession) ReadRegion(region int, off uint64, p []byte) error {
 	if region != vfiouser.RegionConfig {
-		s.use()
+		if !s.use() {
+			fill(p, 0xff)
+			return nil
+		}
 		s.l.readInbound(region, off, p)
 		return nil
 	}
@@ -211,26 +238,32 @@ func (s *hostSession) ReadRegion(region int, off uint64, p []byte) error {
 // WriteRegion implements vfiouser.Device.
 func (s *hostSession) WriteRegion(region int, off uint64, p []byte) error {
 	if region != vfiouser.RegionConfig {
-		s.use()
-		s.l.writeInbound(region, off, p)
+		if s.use() {
+			s.l.writeInbound(region, off, p)
+		}
 		return nil
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	s.begin()
-	if !s.dead && !s.l.dropped {
-		s.l.hostConfig(int(off), p)
+	if s.dead || s.l.dropped {
+		return nil
 	}
+	s.begin()
+	s.l.hostConfig(int(off), p)
 	return nil
 }
 
-func (s *hostSession) use() {
-	if s.l.linkUp.Load() {
-		return
+// use says whether the RC is the one that the link leads to.
+func (s *hostSession) use() bool {
+	if s.l.hostNow.Load() != s {
+		return false
 	}
-	s.l.mu.Lock()
-	defer s.l.mu.Unlock()
-	s.begin()
+	if !s.l.linkUp.Load() {
+		s.l.mu.Lock()
+		defer s.l.mu.Unlock()
+		s.begin()
+	}
+	return true
 }
 
 // MapDMA implements vfiouser.Device.

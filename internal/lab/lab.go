@@ -22,7 +22,7 @@ import (
 type Slot interface {
 	// Plug puts a function into the slot that is served at the lab's host socket.
 	Plug(ctx context.Context) error
-	// Unplug takes it out again, and returns when it is out.
+	// Unplug says that the function is no more, so that it can be taken out.
 	Unplug(ctx context.Context) error
 }
 
@@ -115,22 +115,29 @@ func (l *Lab) Close() error {
 	return errors.Join(l.ep.Close(), l.host.Close())
 }
 
-// Serve serves both guests until ctx ends, one client of each socket after the
-// other.
+// Serve serves both guests until ctx ends: one endpoint after the other, and of the
+// root complexes the one that the link leads to.
 func (l *Lab) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.accept(ctx, l.ep, l.serveEndpoint) })
-	g.Go(func() error { return l.accept(ctx, l.host, l.serveHost) })
+	g.Go(func() error { return l.accept(ctx, l.ep, 1, l.serveEndpoint) })
+	g.Go(func() error { return l.accept(ctx, l.host, maxHosts, l.serveHost) })
 	if l.cfg.Slot != nil {
 		g.Go(func() error { l.attend(ctx); return nil })
 	}
 	return g.Wait()
 }
 
-// accept serves one client after the other.
-func (l *Lab) accept(ctx context.Context, at *net.UnixListener, serve func(context.Context, *net.UnixConn) error) error {
+// maxHosts bounds the root complexes that are connected, nearly all of which have
+// seen their link being stopped.
+const maxHosts = 64
+
+// accept serves up to n clients at a time.
+func (l *Lab) accept(ctx context.Context, at *net.UnixListener, n int, serve func(context.Context, *net.UnixConn) error) error {
 	stop := context.AfterFunc(ctx, func() { _ = at.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	var clients errgroup.Group
+	clients.SetLimit(n)
+	defer func() { _ = clients.Wait() }()
 	for {
 		sock, err := at.AcceptUnix()
 		if ctx.Err() != nil {
@@ -142,9 +149,12 @@ func (l *Lab) accept(ctx context.Context, at *net.UnixListener, serve func(conte
 		if err != nil {
 			return fmt.Errorf("lab: %w", err)
 		}
-		if err := serve(ctx, sock); err != nil && ctx.Err() == nil {
-			l.log.Info("a guest's connection ended", "socket", at.Addr(), "err", err)
-		}
+		clients.Go(func() error {
+			if err := serve(ctx, sock); err != nil && ctx.Err() == nil {
+				l.log.Info("a guest's connection ended", "socket", at.Addr(), "err", err)
+			}
+			return nil
+		})
 	}
 }
 

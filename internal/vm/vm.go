@@ -286,15 +286,8 @@ func (v *VM) Wait() (Result, error) {
 // an error, unless the guest had powered off before.
 func (v *VM) Kill() { v.cancel(errStopped) }
 
-// Ended says whether the guest has ended: [VM.Wait] returns at once.
-func (v *VM) Ended() bool {
-	select {
-	case <-v.done:
-		return true
-	default:
-		return false
-	}
-}
+// Done is closed when the guest has ended and [VM.Wait] returns at once.
+func (v *VM) Done() <-chan struct{} { return v.done }
 
 // PID returns QEMU's process id.
 func (v *VM) PID() int { return v.pid }

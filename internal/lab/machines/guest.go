@@ -37,17 +37,37 @@ type Guest struct {
 	n   int // scripts so far
 }
 
-// output is what a guest printed.
+// output is what a guest printed and nobody has taken yet.
 type output struct {
-	mu   sync.Mutex
-	text []byte
+	mu      sync.Mutex
+	text    []byte
+	changed chan struct{} // closed and replaced when there is more
 }
+
+func newOutput() *output { return &output{changed: make(chan struct{})} }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.text = append(o.text, p...)
+	close(o.changed)
+	o.changed = make(chan struct{})
 	return len(p), nil
+}
+
+// take takes what stands before the line that begins with end, and the rest of
+// that line. While it is not there, status is empty.
+func (o *output) take(end string) (text, status string, changed <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	before, after, found := bytes.Cut(o.text, []byte(end))
+	line, rest, whole := bytes.Cut(after, []byte("\n"))
+	if !found || !whole {
+		return "", "", o.changed
+	}
+	text, status = string(before), string(line)
+	o.text = bytes.Clone(rest)
+	return text, status, o.changed
 }
 
 const (
@@ -62,7 +82,7 @@ const (
 // as soon as there is a machine.
 func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Guest, err error) {
 	for range maxBirths {
-		g = &Guest{out: new(output)}
+		g = &Guest{out: newOutput()}
 		cfg.Script, cfg.Live = servant, g.out
 		if g.VM, err = vm.Start(ctx, cfg); err != nil {
 			return nil, err
@@ -88,6 +108,23 @@ func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Gues
 
 var errStillborn = errors.New("the guest does not come up")
 
+// reset resets the machine and waits until its guest is up again.
+func (g *Guest) reset(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, err := g.QMP(ctx, "system_reset", nil); err != nil {
+		return err
+	}
+	if err := g.Expect(ctx, "up"); err != nil {
+		return err
+	}
+	g.n = 0
+	g.out.mu.Lock()
+	defer g.out.mu.Unlock()
+	g.out.text = nil
+	return nil
+}
+
 // Failure says that a script failed in a guest.
 type Failure struct {
 	Status int
@@ -109,29 +146,28 @@ func (g *Guest) Run(ctx context.Context, script string) (string, error) {
 		return "", err
 	}
 	end := fmt.Sprintf("\n==> %d ", g.n)
-	if err := g.WaitOutput(ctx, end); err != nil {
-		return "", err
+	for {
+		text, status, changed := g.out.take(end)
+		if status != "" {
+			return text, verdict(script, text, status)
+		}
+		select {
+		case <-changed:
+		case <-g.Done():
+			_, end := g.Wait()
+			return "", fmt.Errorf("the guest has ended: %w", end)
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for the end of a script: %w", context.Cause(ctx))
+		}
 	}
-	return g.out.take(ctx, g, script, end)
 }
 
-// take returns and forgets what stands before the line that begins with end.
-func (o *output) take(ctx context.Context, g *Guest, script, end string) (string, error) {
-	for at, length := -1, 0; ; {
-		o.mu.Lock()
-		if at = bytes.Index(o.text, []byte(end)); at >= 0 {
-			if length = bytes.IndexByte(o.text[at+len(end):], '\n'); length >= 0 {
-				status := string(o.text[at+len(end):][:length])
-				text := string(o.text[:at])
-				o.text = o.text[at+len(end)+length+1:]
-				o.mu.Unlock()
-				return text, verdict(script, text, status)
-			}
-		}
-		o.mu.Unlock()
-		if err := g.WaitOutput(ctx, end); err != nil { // the line is not whole yet
-			return "", err
-		}
+func (g *Guest) ended() bool {
+	select {
+	case <-g.Done():
+		return true
+	default:
+		return false
 	}
 }
 

@@ -48,7 +48,7 @@ func start(t *testing.T, rcKernel string, edit func(*Config)) *rig {
 		edit(&cfg)
 	}
 	begin := time.Now()
-	p, err := Start(ctx, cfg)
+	p, err := Start(context.WithoutCancel(ctx), cfg) // it ends with Close, after the evidence
 	require.NoError(t, err)
 	r := &rig{t, p}
 	t.Cleanup(func() {
@@ -74,7 +74,12 @@ func (r *rig) evidence() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for name, g := range map[string]*Guest{"endpoint": r.EP(), "root complex": r.RC()} {
-		if g == nil || g.Ended() {
+		if g == nil {
+			continue
+		}
+		if g.ended() {
+			_, err := g.Wait()
+			r.t.Logf("%s has ended: %v\n", name, err)
 			continue
 		}
 		out, err := g.Run(ctx, "dmesg | tail -n 40")

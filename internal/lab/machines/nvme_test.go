@@ -13,7 +13,9 @@ import (
 
 // nvme starts a pair whose endpoint is the kernel's NVMe target with a disk of
 // its own, and waits for the root complex's stock driver to find it.
-func nvme(t *testing.T) *rig {
+func nvme(t *testing.T) *rig { t.Helper(); return nvmeWith(t, func(*Config) {}) }
+
+func nvmeWith(t *testing.T, edit func(*Config)) *rig {
 	t.Helper()
 	r := start(t, "newest", func(c *Config) {
 		image := filepath.Join(t.TempDir(), "disk")
@@ -21,6 +23,7 @@ func nvme(t *testing.T) *rig {
 		require.NoError(t, os.Truncate(image, 256<<20))
 		c.EP.Args = []string{"-blockdev", "driver=file,node-name=disk,filename=" + image}
 		c.EP.Devices = []string{"virtio-blk-pci,drive=disk,disable-legacy=on"}
+		edit(c)
 	})
 	r.ep("sh epf-nvme start /dev/vda")
 	r.rc("within 60 test -b /dev/nvme0n1")
