@@ -50,8 +50,9 @@ type Config struct {
 	BootDisk bool
 	Until    string
 
-	// Live, when set, receives what the work prints as it comes.
-	Live io.Writer
+	// Live, when set, receives what the work prints as it comes; LiveConsole, what
+	// the console shows.
+	Live, LiveConsole io.Writer
 	// Files are put into the guest: path in the guest (relative ones are in
 	// /work) → path on this machine. Permissions are kept.
 	Files map[string]string

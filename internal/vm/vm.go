@@ -193,6 +193,9 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 		if c == v.output && v.cfg.Live != nil {
 			to = io.MultiWriter(c, v.cfg.Live)
 		}
+		if c == v.console && v.cfg.LiveConsole != nil {
+			to = io.MultiWriter(c, v.cfg.LiveConsole)
+		}
 		readers.Go(func() {
 			_, _ = io.Copy(to, p)
 			_, _ = io.Copy(io.Discard, p) // QEMU must not block on us

@@ -16,8 +16,12 @@ import (
 
 // servant is the work of a guest that runs the scripts that it hears, and prints
 // after each a line with its number and its status. What a script leaves running
-// goes on.
+// goes on. On a console that somebody looks at, there is a shell.
 const servant = `
+	if [ -n "$CONSOLE_SHELL" ]; then
+		tty=/dev/$(cat /sys/class/tty/console/active)
+		while :; do setsid sh -c "exec sh -i <$tty >$tty 2>&1"; done &
+	fi
 	say up
 	n=0
 	while line=$(hear); do
@@ -84,6 +88,9 @@ func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Gues
 	for range maxBirths {
 		g = &Guest{out: newOutput()}
 		cfg.Script, cfg.Live = servant, g.out
+		if cfg.LiveConsole != nil {
+			cfg.Script = "CONSOLE_SHELL=yes\n" + servant
+		}
 		if g.VM, err = vm.Start(ctx, cfg); err != nil {
 			return nil, err
 		}
