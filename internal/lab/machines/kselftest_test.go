@@ -43,12 +43,13 @@ func TestVMKselftest(t *testing.T) {
 func TestVMKselftestMapped(t *testing.T) {
 	r := start(t, "newest", nil)
 	for range 2 {
-		r.ep("MSIX=32 sh epf-test start")
+		r.ep("MSIX=256 sh epf-test start") // with so many, BAR 0 has two pages
 		before := r.Lab.Stats().InboundReads
 		passed, skipped := r.kselftest("-T BAR_SUBRANGE_TEST -T DOORBELL_TEST -V memcpy")
-		require.Equal(t, "9", passed)
-		require.Equal(t, []string{"MSI2 is disabled", "MSI-X33 is disabled"}, skipped)
-		require.Equal(t, before, r.Lab.Stats().InboundReads, "memory is mapped")
+		require.Equal(t, "11", passed)
+		require.Equal(t, []string{"MSI2 is disabled", "MSI-X257 is disabled"}, skipped)
+		// While an INTx is pending, QEMU traps what it has mapped.
+		require.Less(t, r.Lab.Stats().InboundReads-before, uint64(16), "memory is mapped")
 		r.ep("sh epf-test stop")
 		r.rc(`
 			for f in /sys/bus/pci/devices/0000:0[1-4]:00.0; do echo 1 >$f/remove; done
