@@ -4,7 +4,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 VERSION  := $(shell git describe --always --dirty 2>/dev/null)
 
-.PHONY: build demo test unit guest lint fuzz bench clean
+.PHONY: build demo test unit guest lint fuzz bench kernel lab lab-test clean
 
 build: ## bin/vblk-ep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.release=$(VERSION)' -o bin/vblk-ep ./cmd/vblk-ep
@@ -23,6 +23,16 @@ unit: ## all that needs no guest
 guest: build ## stock kernels and firmware against the real program
 	$(GO) run ./internal/vm/cmd/fetch -all
 	$(GO) test -count=1 -p 1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest | scripts/quiet
+
+kernel: ## the endpoint's kernel, and what the kernel's own endpoint test needs
+	@scripts/kernel ep
+	@scripts/kernel rc
+
+lab: ## two guests on a PCIe link of their own, with consoles: docs/lab.md
+	$(GO) run ./internal/lab/cmd
+
+lab-test: ## what the kernel's own endpoint functions and drivers do on that link
+	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' ./internal/lab/machines | scripts/quiet
 
 lint: ## go vet for both machines, staticcheck, gofumpt
 	$(GO) vet ./...

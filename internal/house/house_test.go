@@ -23,9 +23,9 @@ const module = "github.com/vblk-ep/vblk-ep/"
 var floors = [][]string{
 	{"internal/shm", "internal/blkio", "internal/vm/guest", "internal/*/leaktest"},
 	{"internal/uring", "internal/vfiouser", "internal/vm"},
-	{"virtio"},
+	{"virtio", "internal/vfiouser/irq"},
 	{"virtio/*"},
-	{"vring"},
+	{"vring", "internal/lab"},
 	{"vring/vringtest", "doorbell", "epfbackend/epc"},
 	{"epfbackend/regfile", "epfbackend/disk"},
 	{"epfbackend/disk/disktest", "internal/rc"},

@@ -21,6 +21,9 @@ type Config struct {
 	Kernel Kernel
 	// Firmware of the machine; the zero value is QEMU's own choice.
 	Firmware Firmware
+	// Modules to load beside those that every guest has. Those that the kernel has
+	// built in, or has not, are passed over.
+	Modules []string
 	// Memory of the guest in MiB; 0 means 512.
 	Memory int
 	// CPUs of the guest; 0 means 2.
@@ -47,8 +50,9 @@ type Config struct {
 	BootDisk bool
 	Until    string
 
-	// Live, when set, receives what the work prints as it comes.
-	Live io.Writer
+	// Live, when set, receives what the work prints as it comes; LiveConsole, what
+	// the console shows.
+	Live, LiveConsole io.Writer
 	// Files are put into the guest: path in the guest (relative ones are in
 	// /work) → path on this machine. Permissions are kept.
 	Files map[string]string
@@ -130,7 +134,7 @@ func (c Config) overlay(a arch) ([]byte, error) {
 	out.file("usr/bin/expect", 0o755, guest.Expect)
 	out.file("usr/bin/udev", 0o755, guest.Udev)
 	out.file("work/settings", 0o644, fmt.Appendf(nil, "OUTPUT=%s\nREPORT=%s\nMODULES='%s'\n",
-		a.portNames[0], a.portNames[1], strings.Join(guestModules, " ")))
+		a.portNames[0], a.portNames[1], strings.Join(modulesOf(c.Modules), " ")))
 
 	files := make(map[string]string)
 	for name, from := range c.Files {

@@ -25,6 +25,14 @@ type Kernel struct {
 
 	release string // Debian's code name
 	suite   string // the suite to take it from, unless it is the release itself
+
+	image, version string // of a kernel that is not packaged
+}
+
+// OwnKernel returns a kernel that was built on this machine: an image for the
+// processor arch with everything a guest needs built in, and what uname -r says.
+func OwnKernel(name, arch, image, version string) Kernel {
+	return Kernel{Name: name, Arch: arch, image: image, version: version}
 }
 
 // Kernels returns the kernels that everything is tested with: the newest that
@@ -101,7 +109,7 @@ func fetch(ctx context.Context, c Config) (g bootSet, err error) {
 	if c.BootDisk {
 		g.arch, err = archOf(c.Kernel.Arch)
 	} else {
-		g, err = fetchGuest(ctx, c.Kernel)
+		g, err = fetchGuest(ctx, c.Kernel, c.Modules...)
 	}
 	if err != nil {
 		return bootSet{}, err
@@ -111,7 +119,7 @@ func fetch(ctx context.Context, c Config) (g bootSet, err error) {
 }
 
 // fetchGuest provides the kernel, its modules and the guest's programs.
-func fetchGuest(ctx context.Context, k Kernel) (bootSet, error) {
+func fetchGuest(ctx context.Context, k Kernel, more ...string) (bootSet, error) {
 	if k == (Kernel{}) {
 		k = Kernels()[0]
 	}
@@ -127,6 +135,10 @@ func fetchGuest(ctx context.Context, k Kernel) (bootSet, error) {
 	if err != nil {
 		return bootSet{}, err
 	}
+	archives := []string{filepath.Join(programs, "archive.cpio")}
+	if k.image != "" {
+		return bootSet{arch: a, image: k.image, version: k.version, archives: archives}, nil
+	}
 	kernel, err := ensure(ctx, kernelRecipe(a, k))
 	if err != nil {
 		return bootSet{}, err
@@ -139,7 +151,7 @@ func fetchGuest(ctx context.Context, k Kernel) (bootSet, error) {
 	if err != nil {
 		return bootSet{}, err
 	}
-	modules, err := ensure(ctx, modulesRecipe(kernel, inPlace(hostTools, host, "usr/bin/xz")))
+	modules, err := ensure(ctx, modulesRecipe(kernel, inPlace(hostTools, host, "usr/bin/xz"), modulesOf(more)))
 	if err != nil {
 		return bootSet{}, err
 	}
@@ -148,13 +160,10 @@ func fetchGuest(ctx context.Context, k Kernel) (bootSet, error) {
 		return bootSet{}, err
 	}
 	return bootSet{
-		arch:    a,
-		image:   image,
-		version: version,
-		archives: []string{
-			filepath.Join(programs, "archive.cpio"),
-			filepath.Join(modules, "archive.cpio"),
-		},
+		arch:     a,
+		image:    image,
+		version:  version,
+		archives: append(archives, filepath.Join(modules, "archive.cpio")),
 	}, nil
 }
 
@@ -185,6 +194,9 @@ var guestModules = []string{
 	"virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "vfat",
 	"nls_cp437", "nls_ascii", "nls_iso8859_1",
 }
+
+// modulesOf lists the modules of a guest that is given more than every one is.
+func modulesOf(more []string) []string { return slices.Concat(guestModules, more) }
 
 // toolsRecipe unpacks the packages of the guest's programs.
 func toolsRecipe(a arch) recipe {
@@ -304,10 +316,10 @@ func findImage(root string) (image, version string, err error) {
 
 // modulesRecipe makes the archive with the kernel's modules; xz is the command
 // that decompresses them.
-func modulesRecipe(kernel string, xz []string) recipe {
+func modulesRecipe(kernel string, xz, names []string) recipe {
 	return recipe{
 		name: "modules-" + filepath.Base(kernel),
-		key:  append([]string{filepath.Base(kernel)}, guestModules...),
+		key:  append([]string{filepath.Base(kernel)}, names...),
 		make: func(ctx context.Context, _ *builder, dir string) error {
 			_, version, err := findImage(kernel)
 			if err != nil {
@@ -323,7 +335,7 @@ func modulesRecipe(kernel string, xz []string) recipe {
 			if err != nil {
 				return err
 			}
-			modules, err := tree.load(guestModules...)
+			modules, err := tree.load(names...)
 			if err != nil {
 				return err
 			}

@@ -199,6 +199,9 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 		if c == v.output && v.cfg.Live != nil {
 			to = io.MultiWriter(c, v.cfg.Live)
 		}
+		if c == v.console && v.cfg.LiveConsole != nil {
+			to = io.MultiWriter(c, v.cfg.LiveConsole)
+		}
 		readers.Go(func() {
 			_, _ = io.Copy(to, p)
 			_, _ = io.Copy(io.Discard, p) // QEMU must not block on us
@@ -293,6 +296,9 @@ func (v *VM) Wait() (Result, error) {
 // Kill ends the guest at once, as if its power was cut. [VM.Wait] then returns
 // an error, unless the guest had powered off before.
 func (v *VM) Kill() { v.cancel(errStopped) }
+
+// Done is closed when the guest has ended and [VM.Wait] returns at once.
+func (v *VM) Done() <-chan struct{} { return v.done }
 
 // PID returns QEMU's process id.
 func (v *VM) PID() int { return v.pid }

@@ -342,3 +342,12 @@ func TestVMTestBinary(t *testing.T) {
 		})
 	}
 }
+
+func TestVMModules(t *testing.T) {
+	res, err := Run(t.Context(), Config{
+		Modules: []string{"nvme", "no_such_module"},
+		Script:  "ls -d /sys/module/nvme /sys/module/nvme_core",
+	})
+	require.NoError(t, err)
+	logTimes(t, res)
+}

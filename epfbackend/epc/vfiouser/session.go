@@ -10,6 +10,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
+	"github.com/vblk-ep/vblk-ep/internal/vfiouser/irq"
 )
 
 // patience bounds how long a command waits for the function: clients give up on
@@ -27,7 +28,7 @@ type session struct {
 	tables [6][]byte // BARs of the MSI-X structures, which the client emulates
 	bars   [6]*barMemory
 	host   hostMemory
-	irqs   interrupts
+	irqs   *irq.Interrupts
 
 	mu sync.Mutex // the function is called one call at a time
 }
@@ -58,7 +59,7 @@ func newSession(fn epc.Function, conn *vfiouser.Conn, log *slog.Logger) (*sessio
 		}
 	}
 	s.host.init(s)
-	s.irqs.init(s.desc.MSIX.Vectors)
+	s.irqs = irq.New(0, s.desc.MSIX.Vectors)
 	fn.Attach(s)
 	return s, nil
 }
@@ -71,7 +72,7 @@ func (s *session) serve(ctx context.Context) error {
 	watch.Go(func() {
 		select {
 		case <-s.conn.Done():
-			s.irqs.release()
+			s.irqs.Release()
 		case <-served:
 		}
 	})
@@ -83,7 +84,7 @@ func (s *session) serve(ctx context.Context) error {
 // end detaches the function. The memory it may have used is still mapped. The
 // client hears of what is finished meanwhile, for a while.
 func (s *session) end() error {
-	mute := time.AfterFunc(2*patience, s.irqs.release)
+	mute := time.AfterFunc(2*patience, s.irqs.Release)
 	defer mute.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,7 +95,7 @@ func (s *session) end() error {
 // release gives up what the client gave us. The function must be detached.
 func (s *session) release() {
 	s.host.release()
-	s.irqs.release()
+	s.irqs.Release()
 	s.releaseBARs()
 }
 
@@ -172,7 +173,7 @@ func (s *session) Reset() error {
 }
 
 // SetIRQs implements vfiouser.Device.
-func (s *session) SetIRQs(set vfiouser.IRQSet) error { return s.irqs.set(set) }
+func (s *session) SetIRQs(set vfiouser.IRQSet) error { return s.irqs.Set(set) }
 
 // MapDMA implements vfiouser.Device.
 func (s *session) MapDMA(m vfiouser.DMAMap, fd int) error {
@@ -203,10 +204,10 @@ func (s *session) BARMemory(bar int) []byte {
 func (s *session) MSIXEnabled() bool { return s.config.MSIXEnabled() }
 
 // RaiseMSIX implements epc.Controller.
-func (s *session) RaiseMSIX(vector uint16) error { return s.irqs.raise(int(vector)) }
+func (s *session) RaiseMSIX(vector uint16) error { return s.irqs.RaiseMSIX(int(vector)) }
 
 // SetINTx implements epc.Controller.
-func (s *session) SetINTx(asserted bool) error { return s.irqs.setLevel(asserted) }
+func (s *session) SetINTx(asserted bool) error { return s.irqs.SetINTx(asserted) }
 
 // ReadHost implements epc.Transfer.
 func (s *session) ReadHost(p []byte, addr uint64) error { return s.conn.ReadDMA(p, addr) }

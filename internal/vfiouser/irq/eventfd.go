@@ -1,4 +1,4 @@
-package vfiouser
+package irq
 
 import (
 	"fmt"

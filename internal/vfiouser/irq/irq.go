@@ -1,4 +1,4 @@
-package vfiouser
+package irq
 
 import (
 	"fmt"
@@ -10,10 +10,11 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
 )
 
-// interrupts are the ways in which the client wants to be interrupted.
-type interrupts struct {
-	msix []line // by vector
-	intx [1]line
+// Interrupts are the ways in which one client wants to be interrupted. All
+// methods may be called from any goroutine.
+type Interrupts struct {
+	msi, msix []line // by vector
+	intx      [1]line
 
 	// The pin is a level, the eventfd an edge: the client masks the pin when it
 	// has been told, and unmasks it when its guest is done.
@@ -22,18 +23,38 @@ type interrupts struct {
 	released         bool
 }
 
-func (i *interrupts) init(vectors int) { i.msix = make([]line, vectors) }
-
-// raise signals an MSI-X vector. One that the client has not set up is dropped.
-func (i *interrupts) raise(vector int) error {
-	if vector >= len(i.msix) {
-		return nil
-	}
-	return i.msix[vector].signal()
+// New returns interrupts of a device with so many vectors, none of them set up.
+// They must be released.
+func New(msi, msix int) *Interrupts {
+	return &Interrupts{msi: make([]line, msi), msix: make([]line, msix)}
 }
 
-// setLevel drives the pin.
-func (i *interrupts) setLevel(asserted bool) error {
+// RaiseMSIX signals an MSI-X vector. One that the client has not set up is
+// dropped.
+func (i *Interrupts) RaiseMSIX(vector int) error { return raise(i.msix, vector) }
+
+// RaiseMSI signals an MSI vector, as RaiseMSIX does.
+func (i *Interrupts) RaiseMSI(vector int) error { return raise(i.msi, vector) }
+
+func raise(lines []line, vector int) error {
+	if vector >= len(lines) {
+		return nil
+	}
+	return lines[vector].signal()
+}
+
+// MSIX says whether the client has set up an MSI-X vector.
+func (i *Interrupts) MSIX(vector int) bool {
+	return vector < len(i.msix) && i.msix[vector].to.Load() != nil
+}
+
+// MSI says whether the client has set up an MSI vector.
+func (i *Interrupts) MSI(vector int) bool {
+	return vector < len(i.msi) && i.msi[vector].to.Load() != nil
+}
+
+// SetINTx drives the pin.
+func (i *Interrupts) SetINTx(asserted bool) error {
 	i.mu.Lock()
 	rises := asserted && !i.asserted
 	i.asserted = asserted
@@ -45,7 +66,7 @@ func (i *interrupts) setLevel(asserted bool) error {
 }
 
 // tell signals an asserted pin, unless it is masked; being told masks it.
-func (i *interrupts) tell() error {
+func (i *Interrupts) tell() error {
 	i.mu.Lock()
 	now := i.asserted && !i.masked && i.intx[0].to.Load() != nil
 	i.masked = i.masked || now
@@ -56,14 +77,14 @@ func (i *interrupts) tell() error {
 	return i.intx[0].signal()
 }
 
-func (i *interrupts) mask(masked bool) {
+func (i *Interrupts) mask(masked bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.masked = masked
 }
 
-// set implements vfiouser.Device.SetIRQs. It owns the descriptors.
-func (i *interrupts) set(s vfiouser.IRQSet) error {
+// Set is what vfiouser.Device.SetIRQs asks for. It owns the descriptors.
+func (i *Interrupts) Set(s vfiouser.IRQSet) error {
 	to, err := eventfds(s.FDs)
 	if err != nil {
 		return err
@@ -72,7 +93,9 @@ func (i *interrupts) set(s vfiouser.IRQSet) error {
 	case vfiouser.IRQINTx:
 		err = i.setINTx(s, to)
 	case vfiouser.IRQMSIX:
-		err = i.setMSIX(s, to)
+		err = i.setVectors(i.msix, s, to)
+	case vfiouser.IRQMSI:
+		err = i.setVectors(i.msi, s, to)
 	default:
 		if s.Count > 0 {
 			err = fmt.Errorf("interrupt index %d: %w", s.Index, syscall.EINVAL)
@@ -105,14 +128,14 @@ func eventfds(fds []int) ([]*eventfd, error) {
 	return to, nil
 }
 
-func (i *interrupts) setMSIX(s vfiouser.IRQSet, to []*eventfd) error {
+func (i *Interrupts) setVectors(all []line, s vfiouser.IRQSet, to []*eventfd) error {
 	switch {
 	case s.Flags&vfiouser.IRQActionTrigger == 0:
-		return fmt.Errorf("MSI-X vectors are masked by the client: %w", syscall.ENOTSUP)
+		return fmt.Errorf("vectors are masked by the client: %w", syscall.ENOTSUP)
 	case s.Flags&vfiouser.IRQDataNone != 0 && s.Count == 0:
-		return i.connect(i.msix, nil)
+		return i.connect(all, nil)
 	}
-	lines := i.msix[s.Start:][:s.Count]
+	lines := all[s.Start:][:s.Count]
 	if s.Flags&vfiouser.IRQDataEventfd != 0 {
 		return i.connect(lines, to)
 	}
@@ -120,7 +143,7 @@ func (i *interrupts) setMSIX(s vfiouser.IRQSet, to []*eventfd) error {
 }
 
 // connect puts eventfds on lines, or takes those that are there off.
-func (i *interrupts) connect(lines []line, to []*eventfd) error {
+func (i *Interrupts) connect(lines []line, to []*eventfd) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.released {
@@ -136,7 +159,7 @@ func (i *interrupts) connect(lines []line, to []*eventfd) error {
 	return nil
 }
 
-func (i *interrupts) setINTx(s vfiouser.IRQSet, to []*eventfd) error {
+func (i *Interrupts) setINTx(s vfiouser.IRQSet, to []*eventfd) error {
 	eventfds, none := s.Flags&vfiouser.IRQDataEventfd != 0, s.Flags&vfiouser.IRQDataNone != 0
 	switch {
 	case s.Flags&vfiouser.IRQActionTrigger != 0 && (eventfds || none && s.Count == 0):
@@ -169,14 +192,16 @@ func each(s vfiouser.IRQSet, f func(n int) error) error {
 	return nil
 }
 
-// release closes everything, and frees those who wait in a client's eventfd.
+// Release closes everything, and frees those who wait in a client's eventfd.
 // What is signalled from now on is dropped.
-func (i *interrupts) release() {
+func (i *Interrupts) Release() {
 	i.mu.Lock()
 	i.released = true
 	i.mu.Unlock()
-	for n := range i.msix {
-		i.msix[n].retire()
+	for _, lines := range [][]line{i.msi, i.msix} {
+		for n := range lines {
+			lines[n].retire()
+		}
 	}
 	i.intx[0].retire()
 }

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/internal/lab/machines"
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// forever is how long a guest lives at most.
+const forever = 30 * 24 * time.Hour
+
+func main() {
+	trap := flag.Uint("trap", 0, "a bit for each BAR that is trapped, so that its ranges can move while the link is up")
+	kernel := flag.String("rc", "newest", "the root complex's stock kernel: newest or arm64")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	err := run(ctx, *kernel, uint8(*trap))
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, rcKernel string, trap uint8) (err error) {
+	kernels, err := machines.Build(ctx, rcKernel)
+	if err != nil {
+		return err
+	}
+	root, err := machines.Repository()
+	if err != nil {
+		return err
+	}
+	scripts := filepath.Join(root, "kernel-patches/scripts")
+	ep, err := newConsole()
+	if err != nil {
+		return err
+	}
+	defer ep.close()
+	rc, err := newConsole()
+	if err != nil {
+		return err
+	}
+	defer rc.close()
+	fmt.Printf("Consoles (for example with screen): endpoint %s, root complex %s\n", ep.name, rc.name)
+	p, err := machines.Start(ctx, machines.Config{
+		Kernels: kernels, TrapBARs: trap,
+		EP: vm.Config{Timeout: forever, LiveConsole: ep, Files: map[string]string{
+			"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
+		}},
+		RC: vm.Config{Timeout: forever, LiveConsole: rc, Reboot: true, Files: map[string]string{
+			"pci_endpoint_test.ko": kernels.TestDriver, "kselftest": kernels.TestProgram,
+		}},
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	go ep.typeTo(func() *machines.Guest { return p.EP() })
+	go rc.typeTo(func() *machines.Guest { return p.RC() })
+	return prompt(ctx, p, os.Stdin)
+}
+
+const help = `ep COMMAND, rc COMMAND   run a shell command in a guest; scripts are in /work:
+                         "ep sh epf-nvme start /dev/nullb0", "ep sh epf-test start"
+drop, restore            take the link down, let it come back
+stall, go                make DMA stand still, go on
+fail N                   make N DMA transfers fail
+reset                    reset the root complex
+kill ep|rc, start ep|rc  cut a guest's power, start it again
+stats                    what went over the link
+quit`
+
+// prompt executes lines until the end or "quit".
+func prompt(ctx context.Context, p *machines.Pair, from io.Reader) error {
+	fmt.Println(help)
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for in := bufio.NewScanner(from); in.Scan(); {
+			lines <- in.Text()
+		}
+	}()
+	for {
+		fmt.Print("lab> ")
+		select {
+		case <-ctx.Done():
+			return nil
+		case line, ok := <-lines:
+			verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if !ok || verb == "quit" {
+				return nil
+			}
+			if err := execute(ctx, p, verb, strings.TrimSpace(rest)); err != nil {
+				fmt.Println(err)
+			}
+		}
+	}
+}
+
+var errUsage = errors.New(help)
+
+func execute(ctx context.Context, p *machines.Pair, verb, rest string) error {
+	switch verb {
+	case "":
+	case "ep":
+		return inGuest(ctx, p.EP(), rest)
+	case "rc":
+		return inGuest(ctx, p.RC(), rest)
+	case "drop", "restore":
+		p.Lab.DropLink(verb == "drop")
+	case "stall", "go":
+		p.Lab.StallDMA(verb == "stall")
+	case "fail":
+		n, err := strconv.Atoi(rest)
+		if err != nil {
+			return errUsage
+		}
+		p.Lab.FailDMA(n)
+	case "reset":
+		return p.ResetRC(ctx)
+	case "stats":
+		fmt.Printf("%+v\n", p.Lab.Stats())
+	default:
+		return power(p, verb+" "+rest)
+	}
+	return nil
+}
+
+func power(p *machines.Pair, what string) error {
+	switch {
+	case what == "kill ep" && p.EP() != nil:
+		p.KillEP()
+	case what == "kill rc" && p.RC() != nil:
+		p.KillRC()
+	case what == "start ep" && p.EP() == nil:
+		return p.StartEP()
+	case what == "start rc" && p.RC() == nil:
+		return p.StartRC()
+	default:
+		return errUsage
+	}
+	return nil
+}
+
+func inGuest(ctx context.Context, g *machines.Guest, script string) error {
+	if g == nil {
+		return errors.New("it is not running")
+	}
+	out, err := g.Run(ctx, script)
+	fmt.Print(out)
+	var failed *machines.Failure
+	if errors.As(err, &failed) {
+		return fmt.Errorf("status %d", failed.Status)
+	}
+	return err
+}

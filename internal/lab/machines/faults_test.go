@@ -1,0 +1,93 @@
+package machines
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestVMFaults breaks the link, resets one guest and kills the other in the middle
+// of I/O, one after the other. Each time the other side survives, and the disk is
+// back afterwards with what had been flushed.
+func TestVMFaults(t *testing.T) {
+	r := nvmeWith(t, func(c *Config) {
+		c.RC.Reboot = true
+		c.RC.Cmdline = "nvme_core.io_timeout=20 nvme_core.admin_timeout=20"
+	})
+	const (
+		write = `
+			dd if=/dev/urandom of=/tmp/kept bs=1M count=4 status=none
+			dd if=/tmp/kept of=/dev/nvme0n1 bs=1M oflag=direct conv=fsync status=none
+			sha256sum </tmp/kept
+		`
+		read = `
+			within 90 test -b /dev/nvme0n1
+			dd if=/dev/nvme0n1 bs=1M count=4 iflag=direct status=none | sha256sum
+		`
+		load = `
+			fio --name=load --filename=/dev/nvme0n1 --offset=64m --size=64m --rw=randrw --bs=16k --direct=1 \
+				--ioengine=io_uring --iodepth=8 --time_based --runtime=600 </dev/null >/tmp/load 2>&1 &
+		`
+	)
+	kept := r.rc(write)
+	busy := func(t *testing.T) {
+		t.Helper()
+		before := r.Lab.Stats().DMATransfers
+		(&rig{t, r.Pair}).rc(load)
+		require.Eventually(t, func() bool { return r.Lab.Stats().DMATransfers > before+50 }, 3*time.Minute, 10*time.Millisecond, "there is I/O")
+	}
+
+	t.Run("the root complex is reset", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		busy(t)
+		require.NoError(t, r.ResetRC(t.Context()))
+		require.Equal(t, kept, r.rc(read))
+	})
+	t.Run("DMA stands still, and transfers fail", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.Lab.StallDMA(true)
+		r.rc("dd if=/dev/nvme0n1 of=/tmp/slow bs=4k count=1 iflag=direct status=none </dev/null >/dev/null 2>&1 & sleep 1")
+		r.Lab.StallDMA(false)
+		require.Equal(t, kept, r.rc(read))
+		// One is the fetch of the command, the other its data: either way a command fails.
+		r.Lab.FailDMA(2)
+		_, _ = r.tryRC("dd if=/dev/nvme0n1 of=/dev/null bs=4k count=1 iflag=direct status=none")
+		require.Equal(t, kept, r.rc(read))
+	})
+	t.Run("the link drops", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		busy(t)
+		r.Lab.DropLink(true)
+		r.rc("sleep 3; setpci -s 1:0.0 0.l | grep -x ffffffff")
+		r.Lab.DropLink(false)
+		r.rc(`
+			echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove
+			! test -e /dev/nvme0n1
+			echo 1 >/sys/bus/pci/rescan
+		`)
+		require.Equal(t, kept, r.rc(read))
+	})
+	t.Run("the endpoint is killed", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		busy(t)
+		r.KillEP()
+		r.rc(`
+			within 10 sh -c 'setpci -s 1:0.0 0.l | grep -x ffffffff'
+			killall fio
+			echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove
+			! test -e /dev/nvme0n1
+		`)
+		require.NoError(t, r.StartEP())
+		r.ep("sh epf-nvme start /dev/vda")
+		require.Equal(t, kept, r.rc(read))
+	})
+	t.Run("the root complex is killed", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		busy(t)
+		r.KillRC()
+		r.ep("true")
+		require.NoError(t, r.StartRC())
+		require.Equal(t, kept, r.rc(read))
+	})
+}

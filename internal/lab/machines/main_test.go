@@ -1,0 +1,135 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/vblk-ep/vblk-ep/internal/vm"
+)
+
+// guestTime is how long a guest may live. It is long because machines that test are
+// slow and busy.
+const guestTime = 10 * time.Minute
+
+// rig is a pair of guests of one test.
+type rig struct {
+	t *testing.T
+	*Pair
+}
+
+// start starts a pair with the scripts that make the endpoint one of the kernel's
+// own functions, and the kernel's own test.
+func start(t *testing.T, rcKernel string, edit func(*Config)) *rig {
+	t.Helper()
+	ctx := t.Context()
+	k, err := Build(ctx, rcKernel)
+	require.NoError(t, err)
+	root, err := Repository()
+	require.NoError(t, err)
+	scripts := filepath.Join(root, "kernel-patches/scripts")
+	cfg := Config{
+		Kernels: k,
+		EP: vm.Config{Timeout: guestTime, Files: map[string]string{
+			"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
+		}},
+		RC: vm.Config{Timeout: guestTime, Modules: []string{"nvme"}, Files: map[string]string{
+			"pci_endpoint_test.ko": k.TestDriver, "kselftest": k.TestProgram,
+		}},
+		Log: slog.New(slog.NewTextHandler(&testLog{t}, nil)),
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	begin := time.Now()
+	p, err := Start(context.WithoutCancel(ctx), cfg) // it ends with Close, after the evidence
+	require.NoError(t, err)
+	r := &rig{t, p}
+	t.Cleanup(func() {
+		if t.Failed() {
+			r.evidence()
+		}
+		require.NoError(t, p.Close())
+	})
+	t.Logf("both guests are up after %v", time.Since(begin).Round(time.Millisecond))
+	return r
+}
+
+// testLog writes to the test's log.
+type testLog struct{ t *testing.T }
+
+func (l *testLog) Write(p []byte) (int, error) {
+	l.t.Logf("link: %s", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// evidence logs what helps to understand a failure.
+func (r *rig) evidence() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for name, g := range map[string]*Guest{"endpoint": r.EP(), "root complex": r.RC()} {
+		if g == nil {
+			continue
+		}
+		if g.ended() {
+			_, err := g.Wait()
+			r.t.Logf("%s has ended: %v\n", name, err)
+			continue
+		}
+		out, err := g.Run(ctx, "dmesg | tail -n 40")
+		r.t.Logf("%s: %v\n%s", name, err, out)
+	}
+	r.t.Logf("link: %+v", r.Lab.Stats())
+}
+
+// scriptTime bounds one script in a guest.
+const scriptTime = 5 * time.Minute
+
+func (r *rig) run(g *Guest, script string) string {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), scriptTime)
+	defer cancel()
+	out, err := g.Run(ctx, prelude+script)
+	require.NoError(r.t, err)
+	return out
+}
+
+// ep and rc run a script in a guest, which must succeed, and return what it
+// printed.
+func (r *rig) ep(script string) string { r.t.Helper(); return r.run(r.EP(), script) }
+func (r *rig) rc(script string) string { r.t.Helper(); return r.run(r.RC(), script) }
+
+// tryRC runs a script that may fail.
+func (r *rig) tryRC(script string) (out string, status int) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), scriptTime)
+	defer cancel()
+	out, err := r.RC().Run(ctx, prelude+script)
+	var f *Failure
+	if errors.As(err, &f) {
+		return out, f.Status
+	}
+	require.NoError(r.t, err)
+	return out, 0
+}
+
+// prelude is what scripts of the tests may use.
+const prelude = `
+	# within SECONDS COMMAND...: repeats the command until it succeeds
+	within() {
+		local end=$(($(date +%s) + $1))
+		shift
+		until "$@"; do
+			[ $(date +%s) -lt $end ] || { echo "gave up on: $*"; return 1; }
+			sleep 0.1
+		done
+	}
+	# The shell prefers commands of its own to these, which can do more.
+	dd() { /usr/bin/dd "$@"; }
+`
