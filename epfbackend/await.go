@@ -50,10 +50,10 @@ func (w *worker) await() ([]*disk.IO, error) {
 
 // cause is what a wait would be for.
 func (w *worker) cause() cause {
-	if w.ring != nil && w.ring.InFlight() > 0 {
-		return forDisk
+	if w.ring == nil {
+		return forDriver
 	}
-	return forDriver
+	return cause(min(w.ring.InFlight(), int(forSeveral)))
 }
 
 // collect is a Wait of the engine. How long it was waited decides how long to look

@@ -68,14 +68,21 @@ const autoLeast = 4 * time.Microsecond
 type cause int
 
 const (
-	forDriver cause = iota // nothing is in flight
-	forDisk                // or for the driver, too
+	forDriver  cause = iota // nothing is in flight
+	forDisk                 // one request is, or for the driver
+	forSeveral              // several are, or for the driver
 )
 
 // autoMost is the longest time that PollAuto looks. Not to be woken by a driver spares
 // its notification, too, which may be a message through other threads; not to be woken
-// by the disk spares our sleep alone.
-var autoMost = [...]time.Duration{forDriver: 50 * time.Microsecond, forDisk: 30 * time.Microsecond}
+// by the disk spares our sleep alone. While several requests are in flight, one is
+// slept for as others complete, and to look for each would only take the processor
+// from the disk's own work.
+var autoMost = [...]time.Duration{
+	forDriver:  50 * time.Microsecond,
+	forDisk:    30 * time.Microsecond,
+	forSeveral: 0,
+}
 
 // pollPace decides how long one worker looks before it sleeps. With PollAuto that is
 // what it would have taken lately not to sleep: a short wait with a sleep in it makes
