@@ -169,6 +169,25 @@ func TestWriteToTheITS(t *testing.T) {
 	require.Equal(t, []access{{its, "\x01\x00", true}}, r.ep.mmio.writes())
 }
 
+// An endpoint that does not answer costs the RC its accesses, not more.
+func TestEndpointThatStandsStill(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.TrapBARs = 1 })
+	r.function()
+	r.start()
+	block := make(chan struct{})
+	r.ep.mmio.mu.Lock()
+	r.ep.mmio.block = block
+	r.ep.mmio.mu.Unlock()
+	for range 5 {
+		r.rc.write32(0, 0x1040, 1)
+	}
+	begin := time.Now()
+	require.Equal(t, ones32, r.rc.read32(0, 0x2000), "the read waits for them in vain")
+	require.Less(t, time.Since(begin), 4*time.Second)
+	close(block)
+	require.Eventually(t, func() bool { return r.rc.read32(0, 0x2000) == 0 }, 20*time.Second, 10*time.Millisecond)
+}
+
 func TestOutboundWindows(t *testing.T) {
 	r := newRig(t, nil)
 	r.function()
