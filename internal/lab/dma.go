@@ -31,6 +31,8 @@ type channel struct {
 	base   uint64
 	mask   uint32
 	bounce []byte
+	raw    [DescSize]byte // the descriptor
+	word   [4]byte        // its status
 }
 
 func (c *channel) init(l *Lab, n int) {
@@ -181,8 +183,8 @@ func (c *channel) execute(tail uint32) (flags uint32, err error) {
 		return 0, fmt.Errorf("%d descriptors were published in a ring of %d", ahead, c.mask+1)
 	}
 	at := c.base + uint64(tail&c.mask)*DescSize
-	var raw [DescSize]byte
-	if err := ep.mem.read(raw[:], at); err != nil {
+	raw := c.raw[:]
+	if err := ep.mem.read(raw, at); err != nil {
 		return 0, fmt.Errorf("read a descriptor: %w", err)
 	}
 	d := descriptor{
@@ -195,9 +197,8 @@ func (c *channel) execute(tail uint32) (flags uint32, err error) {
 		c.l.log.Info("a DMA descriptor failed", "channel", c.n, "status", status,
 			"local", d.local, "remote", d.remote, "length", d.length)
 	}
-	var word [4]byte
-	le.PutUint32(word[:], status)
-	if err := ep.mem.write(word[:], at+DescStatus); err != nil {
+	le.PutUint32(c.word[:], status)
+	if err := ep.mem.write(c.word[:], at+DescStatus); err != nil {
 		return 0, fmt.Errorf("write a descriptor's status: %w", err)
 	}
 	return d.flags, nil

@@ -304,11 +304,10 @@ func (s *hostSession) Reset() error {
 func (l *Lab) readInbound(bar int, off uint64, p []byte) {
 	l.stats.inboundReads.Add(1)
 	ep := l.epNow.Load()
-	if ep == nil || !l.decodes.Load() {
+	if ep == nil || !l.decodes.Load() || !ep.posted.flush() {
 		fill(p, 0xff)
 		return
 	}
-	ep.posted.flush()
 	for len(p) > 0 {
 		addr, n, ok := lookup(*l.inbound.Load(), bar, off, uint64(len(p)))
 		if !ok || ep.mem.read(p[:n], addr) != nil {
@@ -344,7 +343,10 @@ func (s *epSession) post(p []byte, addr uint64) {
 	s.l.stats.posted.Add(1)
 	for len(p) > 0 {
 		n := min(len(p), len(postedWrite{}.data))
-		s.posted.put(addr, p[:n])
+		if !s.posted.put(addr, p[:n]) {
+			s.l.log.Warn("a write of the root complex is dropped: the endpoint stands still", "addr", addr)
+			return
+		}
 		p, addr = p[n:], addr+uint64(n)
 	}
 }

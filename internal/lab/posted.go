@@ -1,9 +1,17 @@
 package lab
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
-// postedCredits is how many writes of the RC may be on their way.
-const postedCredits = 256
+const (
+	// postedCredits is how many writes of the RC may be on their way.
+	postedCredits = 256
+	// completionTimeout bounds how long the RC waits for an endpoint that stands
+	// still. Its monitor gives up on the function after five seconds.
+	completionTimeout = 2 * time.Second
+)
 
 // postedWrite is a write of the RC to something in the endpoint's guest.
 type postedWrite struct {
@@ -31,19 +39,39 @@ func (q *postedQueue) init() {
 	q.spare = make([]postedWrite, 0, postedCredits)
 }
 
-func (q *postedQueue) put(addr uint64, p []byte) {
+// put sends a write of up to eight bytes on its way, and says whether there was
+// room for it.
+func (q *postedQueue) put(addr uint64, p []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.waiting) == postedCredits && !q.closed {
-		q.changed.Wait()
-	}
-	if q.closed {
-		return
+	if !q.wait(func() bool { return len(q.waiting) < postedCredits }) {
+		return false
 	}
 	w := postedWrite{addr: addr, n: len(p)}
 	copy(w.data[:], p)
 	q.waiting = append(q.waiting, w)
 	q.changed.Broadcast()
+	return true
+}
+
+// wait waits until the condition holds, and says whether it does: not if the queue
+// is closed, or the endpoint stands still. The caller holds q.mu.
+func (q *postedQueue) wait(condition func() bool) bool {
+	if condition() || q.closed {
+		return !q.closed
+	}
+	late := false
+	t := time.AfterFunc(completionTimeout, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		late = true
+		q.changed.Broadcast()
+	})
+	defer t.Stop()
+	for !condition() && !q.closed && !late {
+		q.changed.Wait()
+	}
+	return condition() && !q.closed
 }
 
 // idle says whether nothing is on its way.
@@ -53,13 +81,11 @@ func (q *postedQueue) idle() bool {
 	return len(q.waiting) == 0 && !q.busy
 }
 
-// flush waits until nothing is on its way.
-func (q *postedQueue) flush() {
+// flush waits until nothing is on its way, and says whether that is so.
+func (q *postedQueue) flush() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for (len(q.waiting) > 0 || q.busy) && !q.closed {
-		q.changed.Wait()
-	}
+	return q.wait(func() bool { return len(q.waiting) == 0 && !q.busy })
 }
 
 // run executes what is put, until the queue is closed.
