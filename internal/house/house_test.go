@@ -26,7 +26,7 @@ var floors = [][]string{
 	{"virtio", "internal/vfiouser/irq"},
 	{"virtio/*"},
 	{"vring", "internal/lab"},
-	{"vring/vringtest", "doorbell", "epfbackend/epc"},
+	{"vring/vringtest", "doorbell", "epfbackend/epc", "internal/lab/machines"},
 	{"epfbackend/regfile", "epfbackend/disk"},
 	{"epfbackend/disk/disktest", "internal/rc"},
 	{"epfbackend", "internal/bench"},
