@@ -6,6 +6,7 @@ import "sync/atomic"
 type stats struct {
 	inboundReads, inboundWrites, posted atomic.Uint64
 	outboundReads, outboundWrites       atomic.Uint64
+	registerReads, registerWrites       atomic.Uint64
 	dmaTransfers, dmaBytes              atomic.Uint64
 	dmaInterrupts, interrupts           atomic.Uint64
 	injected                            atomic.Int64 // transfers that are still to fail
@@ -18,6 +19,8 @@ type Stats struct {
 	Posted         uint64 // of those, writes forwarded as messages
 	OutboundReads  uint64 // accesses of the endpoint's processor
 	OutboundWrites uint64
+	RegisterReads  uint64 // of the controller
+	RegisterWrites uint64
 	DMATransfers   uint64 // descriptors
 	DMABytes       uint64
 	DMAInterrupts  uint64 // to the endpoint
@@ -30,6 +33,7 @@ func (l *Lab) Stats() Stats {
 	return Stats{
 		InboundReads: s.inboundReads.Load(), InboundWrites: s.inboundWrites.Load(), Posted: s.posted.Load(),
 		OutboundReads: s.outboundReads.Load(), OutboundWrites: s.outboundWrites.Load(),
+		RegisterReads: s.registerReads.Load(), RegisterWrites: s.registerWrites.Load(),
 		DMATransfers: s.dmaTransfers.Load(), DMABytes: s.dmaBytes.Load(),
 		DMAInterrupts: s.dmaInterrupts.Load(), Interrupts: s.interrupts.Load(),
 	}

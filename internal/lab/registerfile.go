@@ -3,6 +3,7 @@ package lab
 // readRegisters reads from BAR 0: 4 or 8 bytes, or any size of configuration
 // space.
 func (l *Lab) readRegisters(off uint64, p []byte) {
+	l.stats.registerReads.Add(1)
 	clear(p)
 	switch n := uint64(len(p)); {
 	case off >= blockConfig && off+n <= blockConfig+configSize:
@@ -19,6 +20,7 @@ func (l *Lab) readRegisters(off uint64, p []byte) {
 
 // writeRegisters writes to BAR 0, as readRegisters reads.
 func (l *Lab) writeRegisters(off uint64, p []byte) {
+	l.stats.registerWrites.Add(1)
 	switch n := uint64(len(p)); {
 	case off >= blockConfig && off+n <= blockConfig+configSize:
 		l.mu.Lock()

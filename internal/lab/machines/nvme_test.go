@@ -80,6 +80,7 @@ func (r *rig) measure(job string) figures {
 		DMAInterrupts: after.DMAInterrupts - before.DMAInterrupts, InboundWrites: after.InboundWrites - before.InboundWrites,
 		InboundReads: after.InboundReads - before.InboundReads, OutboundReads: after.OutboundReads - before.OutboundReads,
 		OutboundWrites: after.OutboundWrites - before.OutboundWrites,
+		RegisterReads:  after.RegisterReads - before.RegisterReads, RegisterWrites: after.RegisterWrites - before.RegisterWrites,
 	}}
 }
 
@@ -92,10 +93,12 @@ func TestVMNVMeFigures(t *testing.T) {
 	} {
 		f := r.measure(job)
 		t.Logf("%s: %.0f/s, %.1f MB/s; a request: %.2f DMA transfers, %.2f DMA interrupts, %.2f interrupts to the RC, "+
-			"%.2f trapped writes and %.2f reads of the RC, %.2f outbound reads and %.2f writes of the endpoint", job, f.iops, f.mbs,
+			"%.2f trapped writes and %.2f reads of the RC, %.2f outbound reads and %.2f writes of the endpoint, "+
+			"%.2f reads and %.2f writes of the controller's registers", job, f.iops, f.mbs,
 			float64(f.per.DMATransfers)/f.operations, float64(f.per.DMAInterrupts)/f.operations,
 			float64(f.per.Interrupts)/f.operations, float64(f.per.InboundWrites)/f.operations,
 			float64(f.per.InboundReads)/f.operations, float64(f.per.OutboundReads)/f.operations,
-			float64(f.per.OutboundWrites)/f.operations)
+			float64(f.per.OutboundWrites)/f.operations,
+			float64(f.per.RegisterReads)/f.operations, float64(f.per.RegisterWrites)/f.operations)
 	}
 }
