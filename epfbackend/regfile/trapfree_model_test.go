@@ -1,9 +1,7 @@
 package regfile
 
 import (
-	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -18,25 +16,6 @@ import (
 // or none, and a stop may take any time. It is a search of the whole graph of
 // states, so "any number" is meant. A call that has begun is resumed by being
 // played again with the values that it has read so far.
-
-// image is the common configuration as the model keeps it.
-type image [virtiopci.CommonCfgLen]byte
-
-func (m *image) word(off int) uint32       { return binary.LittleEndian.Uint32(m[off:]) }
-func (m *image) setWord(off int, v uint32) { binary.LittleEndian.PutUint32(m[off:], v) }
-
-func (m *image) read(off, width int) (v uint32) {
-	for i := range width {
-		v |= uint32(m[off+i]) << (8 * i)
-	}
-	return v
-}
-
-func (m *image) write(off, width int, v uint32) {
-	for i := range width {
-		m[off+i] = byte(v >> (8 * i))
-	}
-}
 
 // most is how many queues a modelled device has.
 const most = 3
@@ -92,86 +71,6 @@ const (
 	failing  // NeedsReset
 	resizing // UpdateDeviceConfig
 )
-
-// tape is the memory of a call that is played: first the past, then one access.
-type tape struct {
-	past   []byte
-	at     int
-	mem    *image
-	played bool
-	whole  bool // do not stop before the call's end
-}
-
-type pause struct{}
-
-func (p *tape) next(n int) (past []byte) {
-	if p.at < len(p.past) {
-		past = p.past[p.at : p.at+n]
-		p.at += n
-		return past
-	}
-	if p.played && !p.whole {
-		panic(pause{})
-	}
-	p.played = true
-	p.at += n
-	return nil
-}
-
-func (p *tape) Load32(off int) uint32 {
-	if past := p.next(4); past != nil {
-		return binary.LittleEndian.Uint32(past)
-	}
-	v := p.mem.word(off)
-	p.past = binary.LittleEndian.AppendUint32(p.past, v)
-	return v
-}
-
-func (p *tape) Store32(off int, v uint32) {
-	if p.next(1) == nil {
-		p.mem.setWord(off, v)
-		p.past = append(p.past, 0)
-	}
-}
-
-func (p *tape) CompareAndSwap32(off int, old, v uint32) bool {
-	if past := p.next(1); past != nil {
-		return past[0] != 0
-	}
-	if p.mem.word(off) != old {
-		p.past = append(p.past, 0)
-		return false
-	}
-	p.mem.setWord(off, v)
-	p.past = append(p.past, 1)
-	return true
-}
-
-// plain is memory that nobody else uses.
-type plain []uint32
-
-func (p plain) Load32(off int) uint32     { return p[off/4] }
-func (p plain) Store32(off int, v uint32) { p[off/4] = v }
-func (p plain) CompareAndSwap32(off int, old, v uint32) bool {
-	if p[off/4] != old {
-		return false
-	}
-	p[off/4] = v
-	return true
-}
-
-// direct is the model's memory without a tape.
-type direct struct{ *image }
-
-func (d direct) Load32(off int) uint32     { return d.word(off) }
-func (d direct) Store32(off int, v uint32) { d.setWord(off, v) }
-func (d direct) CompareAndSwap32(off int, old, v uint32) bool {
-	if d.word(off) != old {
-		return false
-	}
-	d.setWord(off, v)
-	return true
-}
 
 // model is a search.
 type model struct {
@@ -557,50 +456,4 @@ func (m *model) trace(i int32) {
 			m.t.Logf("endpoint: call %d, %d bytes of past, runs %v", s.call, len(s.past), s.now.ok)
 		}
 	}
-}
-
-// walk takes one random path through the graph: bursts of the driver's steps and
-// of the endpoint's accesses, of lengths up to driver and from least to most.
-func (m *model) walk(rng *rand.Rand, driver, least, most int) {
-	defer func() {
-		if r := recover(); r != nil {
-			why, is := r.(failure)
-			if !is {
-				panic(r)
-			}
-			if m.flaw = string(why); !m.hole {
-				m.t.Errorf("%s", why)
-			}
-		}
-	}()
-	s := m.begin()
-	for s.pc < len(m.script.steps) {
-		for range 1 + rng.IntN(driver) {
-			next, can := m.drive(s)
-			if !can {
-				break
-			}
-			if s = next; s.pc == len(m.script.steps) {
-				break
-			}
-			m.check(&s)
-		}
-		if m.crash && rng.IntN(40) == 0 {
-			if next, can := m.cut(s); can {
-				s = next
-				m.check(&s)
-			}
-		}
-		for range least + rng.IntN(most-least+1) {
-			if s.call == idle {
-				s = m.call(s, sampling)
-				if rng.IntN(4) == 0 {
-					s.draining = false
-				}
-			}
-			s = m.resume(s, false)
-			m.check(&s)
-		}
-	}
-	m.settle(s)
 }
