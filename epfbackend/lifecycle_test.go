@@ -426,12 +426,6 @@ func TestResize(t *testing.T) {
 			require.NoError(t, err)
 			return c.Capacity
 		}
-		interrupt := func(timeout time.Duration) bool {
-			came, isr, err := r.dev.AwaitInterrupt(0, timeout)
-			require.NoError(t, err)
-			require.True(t, !came || !intx || isr == virtiopci.ISRConfig)
-			return came
-		}
 		generation := func() uint64 {
 			g, err := r.dev.Read(virtiopci.ConfigGeneration, 1)
 			require.NoError(t, err)
@@ -443,16 +437,16 @@ func TestResize(t *testing.T) {
 		before := generation()
 		require.NoError(t, r.fn.Refresh())
 		require.Equal(t, before, generation())
-		require.False(t, interrupt(20*time.Millisecond), "nothing has changed")
+		require.False(t, r.configInterrupt(20*time.Millisecond), "nothing has changed")
 
 		resize(3 * diskSize)
-		require.True(t, interrupt(patience))
+		require.True(t, r.configInterrupt(patience))
 		require.NotEqual(t, before, generation())
 		require.EqualValues(t, 3*diskSize/sector, capacity())
 		r.must(virtioblk.TypeOut, 3*diskSize/sector-8, pattern(4096, 1))
 
 		resize(diskSize)
-		require.True(t, interrupt(patience))
+		require.True(t, r.configInterrupt(patience))
 		r.fails(virtioblk.StatusIOErr, virtioblk.TypeIn, diskSize/sector, make([]byte, sector))
 		r.must(virtioblk.TypeIn, diskSize/sector-1, make([]byte, sector))
 		r.unplug()
