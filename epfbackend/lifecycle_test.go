@@ -363,7 +363,7 @@ func TestResetDuringLongRequest(t *testing.T) {
 		require.NoError(t, r.q.Kick())
 		require.Eventually(t, func() bool { return faults.Caught() > 0 }, patience, time.Millisecond)
 		require.Less(t, elapsed(func() { require.NoError(t, r.dev.Reset()) }), 2*slow)
-		require.LessOrEqual(t, faults.Caught(), 2)
+		require.LessOrEqual(t, faults.Caught(), 8, "of 16 ranges, or 32 pieces")
 		faults.Clear()
 		r.revive()
 	}
