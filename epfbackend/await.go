@@ -121,6 +121,7 @@ func (w *worker) arm() (err error) {
 	if w.ring == nil || len(w.free) == 0 || !w.live() {
 		return nil
 	}
+	w.unasked = false
 	w.more, err = w.ring.EnableNotifications()
 	return err
 }

@@ -56,8 +56,16 @@ func (c *Clock) After(d time.Duration, do func(arg int), arg int) {
 	c.plan(c.now+d, do, arg)
 }
 
-// OnStep has f called after each event, with the clock unlocked.
+// OnStep has f called after each event, and whenever else the device has written to
+// host memory, with the clock unlocked: f sees what a host could see. It must not make
+// the clock go.
 func (c *Clock) OnStep(f func()) { c.step = f }
+
+func (c *Clock) stepped() {
+	if c.step != nil {
+		c.step()
+	}
+}
 
 // Step lets the next event happen. It returns false if there is none.
 func (c *Clock) Step() bool {
@@ -67,8 +75,8 @@ func (c *Clock) Step() bool {
 		c.next()
 	}
 	c.mu.Unlock()
-	if ok && c.step != nil {
-		c.step()
+	if ok {
+		c.stepped()
 	}
 	return ok
 }

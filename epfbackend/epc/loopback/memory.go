@@ -89,6 +89,7 @@ func (h *hostMemory) ReadHost(p []byte, addr uint64) error {
 func (h *hostMemory) WriteHost(p []byte, addr uint64) error {
 	if h.engine != nil {
 		h.engine.transfer(true, addr, len(p))
+		defer h.engine.clock.stepped()
 	}
 	return h.dma(true, addr, p)
 }
