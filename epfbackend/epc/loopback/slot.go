@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -37,6 +38,8 @@ type Slot struct {
 	tables [6][]byte // BARs that hold MSI-X structures
 	bars   [6]*shm.Mapping
 	desc   epc.Description
+	bells  []int // eventfd of each queue
+	mapped atomic.Bool
 }
 
 var _ rc.Bus = (*Slot)(nil)
@@ -73,6 +76,9 @@ func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 	}
 	s.host.init(faults, engine)
 	s.pins.init(faults)
+	if r, ok := fn.(epc.Rung); ok {
+		s.bells = r.Doorbells()
+	}
 	if engine == nil {
 		fn.Attach(controller{s})
 		return s, nil
@@ -85,7 +91,7 @@ func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 // makeBARMemory makes the memory of the BARs that have some.
 func (s *Slot) makeBARMemory() error {
 	for i, bar := range s.desc.BARs {
-		if len(bar.Memory) == 0 {
+		if len(bar.Memory) == 0 && bar.Doorbell.Size == 0 {
 			continue
 		}
 		fd, m, err := shm.NewMemory(fmt.Sprintf("bar%d", i), int(bar.Size))
@@ -164,12 +170,12 @@ func (s *Slot) ReadBAR(bar int, off uint64, p []byte) error {
 	if err := s.inside(bar, off, p); err != nil {
 		return err
 	}
-	if t := s.tables[bar]; t != nil {
-		copy(p, t[off:])
-		return nil
-	}
 	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
 		shm.Of(m.Bytes()).Read(p, int(off))
+		return nil
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(p, t[off:])
 		return nil
 	}
 	s.fn.ReadBAR(bar, off, p)
@@ -183,12 +189,16 @@ func (s *Slot) WriteBAR(bar int, off uint64, p []byte) error {
 	if err := s.inside(bar, off, p); err != nil {
 		return err
 	}
-	if t := s.tables[bar]; t != nil {
-		copy(t[off:], p)
+	if d := s.desc.BARs[bar].Doorbell; d.Holds(off, uint64(len(p))) {
+		s.ring(bar, int(off), p)
 		return nil
 	}
 	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
 		shm.Of(m.Bytes()).Write(int(off), p)
+		return nil
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(t[off:], p)
 		return nil
 	}
 	s.fn.WriteBAR(bar, off, p)
@@ -203,6 +213,19 @@ func (s *Slot) inside(bar int, off uint64, p []byte) error {
 		return fmt.Errorf("access to BAR %d at %#x, %d bytes: outside", bar, off, len(p))
 	}
 	return nil
+}
+
+// ring is a write to the doorbell, which is memory until it is mapped.
+func (s *Slot) ring(bar, off int, p []byte) {
+	if !s.mapped.Load() {
+		shm.Of(s.bars[bar].Bytes()).Write(off, p)
+		return
+	}
+	if len(p) == 2 {
+		if i := int(binary.LittleEndian.Uint16(p)); i < len(s.bells) {
+			signal(s.bells[i])
+		}
+	}
 }
 
 // Map implements rc.Bus.
@@ -260,7 +283,19 @@ func (s *Slot) Reset() error {
 // controller is the slot as the function sees it.
 type controller struct{ s *Slot }
 
-var _ epc.Controller = controller{}
+var (
+	_ epc.Controller     = controller{}
+	_ epc.DoorbellMapper = controller{}
+)
+
+// MapDoorbell implements epc.DoorbellMapper.
+func (c controller) MapDoorbell() bool {
+	if c.s.faults.doorbellLate() {
+		return false
+	}
+	c.s.mapped.Store(true)
+	return true
+}
 
 func (c controller) Memory() *epc.Memory { return c.s.host.table }
 func (c controller) BARMemory(bar int) []byte {
