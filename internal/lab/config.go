@@ -98,6 +98,10 @@ func (c *configSpace) barAddr(n int, is64 bool) uint64 {
 	return addr
 }
 
+func (c *configSpace) command() uint16 { return c.get16(virtiopci.ConfigCommand) }
+func (c *configSpace) busMaster() bool { return c.command()&virtiopci.CommandBusMaster != 0 }
+func (c *configSpace) memoryOn() bool  { return c.command()&virtiopci.CommandMemory != 0 }
+
 // putPM writes the power management capability (PCI-PM 1.2 §3.2).
 func (c *configSpace) putPM(next byte) {
 	copy(c.image[capPM:], []byte{virtiopci.CapIDPowerManagement, next, 0x03, 0x00, 0x08, 0x00, 0, 0})
@@ -300,10 +304,6 @@ func (d *definition) inBAR(what string, place uint32, n uint64) error {
 	}
 	return nil
 }
-
-func (d *definition) command() uint16 { return d.get16(virtiopci.ConfigCommand) }
-func (d *definition) busMaster() bool { return d.command()&virtiopci.CommandBusMaster != 0 }
-func (d *definition) memoryOn() bool  { return d.command()&virtiopci.CommandMemory != 0 }
 
 func (d *definition) msixOn() bool {
 	return d.msixVectors() > 0 && d.get16(msixControl)&virtiopci.MSIXEnable != 0

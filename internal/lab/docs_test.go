@@ -25,7 +25,7 @@ func TestDocumentAgrees(t *testing.T) {
 	for off, name := range map[int]string{
 		RegID: "ID", RegVersion: "VERSION", RegCaps0: "CAPS0", RegCaps1: "CAPS1", RegControl: "CONTROL",
 		RegStatus: "STATUS", RegEvent: "EVENT", RegEventEnable: "EVENT_ENABLE", RegMSI: "MSI", RegMSIX: "MSIX",
-		RegMSIXTable: "MSIX_TABLE", RegMSIXPBA: "MSIX_PBA", RegCapNext: "CAP_NEXT", RegFunction: "FUNCTION", RegIRQRaise: "IRQ_RAISE",
+		RegMSIXTable: "MSIX_TABLE", RegMSIXPBA: "MSIX_PBA", RegCapNext: "CAP_NEXT", RegFunction: "FUNCTION", RegCaps2: "CAPS2", RegIRQRaise: "IRQ_RAISE",
 		RegIRQResult: "IRQ_RESULT", RegOBErrorLo: "OB_ERROR_LO, _HI", RegOBErrors: "OB_ERRORS",
 	} {
 		row("| 0x%04x | %s |", off, name)
@@ -62,5 +62,7 @@ func TestDocumentAgrees(t *testing.T) {
 	row("0x%04x + 0x%02x × n, n = 0 … %d", blockRanges, strideRange, numRanges-1)
 	row("0x%04x + 0x%02x × n, n = 0 … %d", blockWindows, strideWindow, numWindows-1)
 	row("0x%04x + 0x%02x × c, c = 0 … %d", blockDMA, strideChannel, numChannels-1)
+	row("### Doorbell: 0x%04x", blockDoorbell)
+	row("%d vectors: 0 is for events, 1 + c for DMA channel c, %d for the doorbell", numVectors, vectorDoorbell)
 	row("0x%04x … 0x%04x", blockConfig, blockConfig+configSize-1)
 }

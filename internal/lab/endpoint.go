@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser/irq"
@@ -20,6 +21,8 @@ type epSession struct {
 	mem    *memory
 	irqs   *irq.Interrupts
 	posted postedQueue
+
+	registers atomic.Uint64 // the address of BAR 0, or 0
 }
 
 var _ vfiouser.Device = (*epSession)(nil)
@@ -30,8 +33,9 @@ func (l *Lab) serveEndpoint(ctx context.Context, sock *net.UnixConn) error {
 		return err
 	}
 	s := &epSession{
-		l: l, conn: conn, config: controllerConfig(), mem: &memory{far: conn}, irqs: irq.New(0, numVectors),
+		l: l, conn: conn, config: controllerConfig(), irqs: irq.New(0, numVectors),
 	}
+	s.mem = &memory{far: s}
 	s.posted.init()
 	l.resetController()
 	l.epNow.Store(s)
@@ -94,6 +98,7 @@ func (s *epSession) WriteRegion(region int, off uint64, p []byte) error {
 	switch region {
 	case vfiouser.RegionConfig:
 		s.config.write(int(off), p)
+		s.decode()
 	case registersBAR:
 		s.l.writeRegisters(off, p)
 	case windowBAR:
@@ -117,6 +122,7 @@ func (s *epSession) SetIRQs(set vfiouser.IRQSet) error { return s.irqs.Set(set) 
 // Reset implements vfiouser.Device.
 func (s *epSession) Reset() error {
 	s.config = controllerConfig()
+	s.decode()
 	s.l.resetController()
 	return nil
 }

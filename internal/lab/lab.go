@@ -39,6 +39,8 @@ type Config struct {
 	// TrapBARs has a bit for each BAR that is never mapped into the root complex's
 	// guest, so that the endpoint can move all of it while the link is up.
 	TrapBARs uint8
+	// Doorbell16 makes the controller's doorbell take writes of 16 bits, too.
+	Doorbell16 bool
 	// Log is told what happens on the link; nil: nobody is.
 	Log *slog.Logger
 }

@@ -11,6 +11,10 @@ func (l *Lab) readRegisters(off uint64, p []byte) {
 
 // writeRegisters writes to BAR 0.
 func (l *Lab) writeRegisters(off uint64, p []byte) {
+	if inDoorbell(off) {
+		l.ring(off-blockDoorbell, p)
+		return
+	}
 	l.stats.registerWrites.Add(1)
 	l.access(int(off), p, (*function).poke,
 		func(off int, p []byte) { l.writeRegister(off, le.Uint32(p)) })
@@ -100,7 +104,7 @@ func (l *Lab) writeRegister(off int, v uint32) {
 // global says whether a register is the controller's and not a function's. They
 // are among those of the first function.
 func global(reg int) bool {
-	return reg <= RegControl || reg >= RegOBErrorLo && reg <= RegOBErrors
+	return reg <= RegControl || reg == RegCaps2 || reg >= RegOBErrorLo && reg <= RegOBErrors
 }
 
 func (l *Lab) readGlobal(reg int) uint32 {
@@ -115,6 +119,8 @@ func (l *Lab) readGlobal(reg int) uint32 {
 		return 12 | 12<<8 | (numFunctions-1)<<16
 	case RegControl:
 		return l.control
+	case RegCaps2:
+		return Caps2Doorbell | when(l.cfg.Doorbell16, Caps2Doorbell16) | vectorDoorbell<<caps2VectorShift
 	case RegOBErrorLo:
 		return uint32(l.obErrorAddr)
 	case RegOBErrorHi:

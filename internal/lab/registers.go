@@ -25,9 +25,10 @@ const (
 	msixBARSize   = 4096
 	msixPBA       = 0x800
 
-	vectorEvents  = 0
-	vectorChannel = 1 // and up
-	numVectors    = vectorChannel + numChannels
+	vectorEvents   = 0
+	vectorChannel  = 1 // and up
+	vectorDoorbell = vectorChannel + numChannels
+	numVectors     = vectorDoorbell + 1
 
 	minBARSize = 4096
 	maxBARSize = 1 << 30
@@ -41,6 +42,10 @@ const (
 	blockConfig  = 0x1000
 	blockWindows = 0x2000
 	blockDMA     = 0x4000
+
+	// The doorbell is alone in its page, so that an inbound range exposes nothing
+	// else.
+	blockDoorbell = 0x7000
 
 	// The registers of a function, which for the first one are at 0, too.
 	blockFunctions = 0x8000
@@ -68,6 +73,7 @@ const (
 	RegMSIXPBA     = 0x2c
 	RegCapNext     = 0x30
 	RegFunction    = 0x34
+	RegCaps2       = 0x38
 	RegIRQRaise    = 0x40
 	RegIRQResult   = 0x44
 	RegOBErrorLo   = 0x50
@@ -109,6 +115,14 @@ const (
 
 // FunctionPresent is the bit of FUNCTION.
 const FunctionPresent = 1 << 0
+
+// Bits of CAPS2.
+const (
+	Caps2Doorbell   = 1 << 0
+	Caps2Doorbell16 = 1 << 1
+
+	caps2VectorShift = 8
+)
 
 // Fields of MSI, MSIX and IRQ_RAISE.
 const (
