@@ -39,6 +39,16 @@ func (f *function) resetByEndpoint() {
 	f.inbound.Store(new([]target))
 }
 
+// forget takes away what the endpoint programmed for the RC, but not that there is
+// a function.
+func (f *function) forget() {
+	control := f.control
+	f.definition.reset()
+	f.control = control
+	f.ranges = [numRanges]mapping{}
+	f.inbound.Store(new([]target))
+}
+
 // hotReset is what a reset does to the function: all that the RC wrote is gone,
 // what the endpoint programmed stays.
 func (f *function) hotReset() {

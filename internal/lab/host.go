@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -120,6 +121,24 @@ func (s *hostSession) setLayout() {
 	s.layout.IRQs[vfiouser.IRQMSIX] = vfiouser.IRQ{Flags: vfiouser.IRQEventfd, Count: uint32(f.msixVectors())}
 }
 
+// describes says whether the monitor was told what the function is now. The caller
+// holds the lab's lock.
+func (s *hostSession) describes() bool {
+	for n := range numBARs {
+		if s.layout.Regions[n].Size != s.f.size(n) {
+			return false
+		}
+	}
+	for _, t := range s.mapped {
+		if !slices.Contains(*s.f.inbound.Load(), t) {
+			return false
+		}
+	}
+	return s.layout.IRQs[vfiouser.IRQMSI].Count == uint32(s.f.msiVectors()) &&
+		s.layout.IRQs[vfiouser.IRQMSIX].Count == uint32(s.f.msixVectors()) &&
+		s.layout.IRQs[vfiouser.IRQINTx].Count == when(s.f.image[virtiopci.ConfigInterruptPin] != 0, 1)
+}
+
 // mapRanges offers the ranges of a BAR that are the endpoint's RAM to be mapped.
 // A region has one file and one offset in it, so only ranges that lie in the
 // file as they lie in the BAR can be: those that agree with the first one.
@@ -177,7 +196,7 @@ func closeValid(fd int) error {
 // cannot be changed. The caller holds the lab's lock.
 func (f *function) mappedByHost(t *target) bool {
 	h := f.host.Load()
-	if h == nil || h.dead {
+	if h == nil || h.dead || f.l.forgotten {
 		return false
 	}
 	for n := range h.mapped {
@@ -229,7 +248,7 @@ func (s *hostSession) ReadRegion(region int, off uint64, p []byte) error {
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	if s.dead || s.l.dropped {
+	if s.dead || s.l.dropped || s.l.forgotten {
 		fill(p, 0xff)
 		return nil
 	}
@@ -247,11 +266,12 @@ func (s *hostSession) WriteRegion(region int, off uint64, p []byte) error {
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	if s.dead || s.l.dropped {
+	if s.dead || s.l.dropped || s.l.forgotten {
 		return nil
 	}
 	s.begin()
 	s.f.changes(func() { s.f.write(int(off), p) })
+	s.l.used = s.l.used || s.f.memoryOn() || s.f.busMaster()
 	return nil
 }
 
@@ -286,8 +306,8 @@ func (s *hostSession) SetIRQs(set vfiouser.IRQSet) error {
 }
 
 // Reset implements vfiouser.Device. Monitors reset a function before its first
-// use, too. Later, a reset of the first function is one of the device: a machine
-// that is reset does not say which it is, and resets all of them.
+// use, more than once. Later, a reset of the first function is one of the device: a
+// machine that is reset does not say which it is, and resets all of them.
 func (s *hostSession) Reset() error {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
@@ -295,7 +315,7 @@ func (s *hostSession) Reset() error {
 	case s.dead:
 	case !s.trained:
 		s.begin()
-	case s.f.n == 0:
+	case s.f.n == 0 && s.l.used:
 		s.l.perst()
 	default:
 		s.f.changes(s.f.hotReset)

@@ -41,6 +41,9 @@ type Config struct {
 	TrapBARs uint8
 	// Doorbell16 makes the controller's doorbell take writes of 16 bits, too.
 	Doorbell16 bool
+	// Forgetful makes a reset by the root complex (PERST#) take away what the endpoint
+	// programmed: it has to do it again, and to start the link.
+	Forgetful bool
 	// Log is told what happens on the link; nil: nobody is.
 	Log *slog.Logger
 }
@@ -60,7 +63,9 @@ type Lab struct {
 	obErrors    uint32
 	functions   [numFunctions]function
 	windows     [numWindows]mapping
+	used        bool          // the RC has enabled a function since it was reset
 	dropped     bool          // by a fault
+	forgotten   bool          // the link was started; what it showed was taken away
 	starts      uint64        // how often the link was started
 	changed     chan struct{} // closed and replaced when the link's state changes
 
@@ -178,7 +183,7 @@ func (l *Lab) attend(ctx context.Context) {
 	for {
 		l.mu.Lock()
 		want, functions, changed := l.starts, l.present(), l.changed
-		if l.control&ControlLinkEnable == 0 {
+		if !l.started() {
 			want = 0
 		}
 		l.mu.Unlock()

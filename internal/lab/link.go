@@ -24,10 +24,50 @@ func (l *Lab) startLink() {
 			*kind |= multifunction
 		}
 	}
+	if !l.forgotten || !l.asBefore() {
+		l.bury()
+		l.starts++
+	}
+	l.forgotten = false
 	l.control |= ControlLinkEnable
-	l.starts++
 	l.log.Info("the endpoint starts the link", "functions", l.present())
 	l.train()
+}
+
+// started says whether there is a device in the RC's slot: since the link was
+// started, and while it is to be started again after a reset.
+func (l *Lab) started() bool { return l.control&ControlLinkEnable != 0 || l.forgotten }
+
+// asBefore says whether the device is still the one that the RC's monitor knows.
+func (l *Lab) asBefore() bool {
+	for n := range l.functions {
+		f := &l.functions[n]
+		h := f.host.Load()
+		if there := h != nil && !h.dead; there != f.present() || there && !h.describes() {
+			return false
+		}
+	}
+	return true
+}
+
+// bury makes the device that the RC has one that is no more.
+func (l *Lab) bury() {
+	for n := range l.functions {
+		if h := l.functions[n].host.Load(); h != nil {
+			h.dead = true
+		}
+	}
+}
+
+// forget is what PERST# does to a controller that keeps nothing.
+func (l *Lab) forget() {
+	l.control &^= ControlLinkEnable
+	l.forgotten = true
+	for n := range l.functions {
+		l.functions[n].forget()
+	}
+	l.windows = [numWindows]mapping{}
+	l.outbound.Store(new([]target))
 }
 
 // present returns the numbers of the functions that the RC finds.
@@ -43,15 +83,12 @@ func (l *Lab) present() (list []int) {
 // stopLink ends the time of the RC that is there: it finds no function any more,
 // until it is plugged in again.
 func (l *Lab) stopLink() {
-	if l.control&ControlLinkEnable == 0 {
+	if !l.started() {
 		return
 	}
 	l.control &^= ControlLinkEnable
-	for n := range l.functions {
-		if h := l.functions[n].host.Load(); h != nil {
-			h.dead = true
-		}
-	}
+	l.forgotten = false
+	l.bury()
 	l.train()
 }
 
@@ -89,11 +126,15 @@ func (l *Lab) hotReset() {
 
 // perst is PERST#, asserted and taken away again by the RC.
 func (l *Lab) perst() {
+	l.used = false
 	if l.linkUp.Load() {
 		l.linkUp.Store(false)
 		l.functions[0].tell(EventLinkDown)
 	}
 	l.hotReset()
+	if l.cfg.Forgetful && l.started() {
+		l.forget()
+	}
 	l.functions[0].tell(EventPERSTAssert | EventPERSTDeassert)
 	l.log.Info("reset by the root complex")
 	l.train()

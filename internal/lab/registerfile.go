@@ -120,7 +120,8 @@ func (l *Lab) readGlobal(reg int) uint32 {
 	case RegControl:
 		return l.control
 	case RegCaps2:
-		return Caps2Doorbell | when(l.cfg.Doorbell16, Caps2Doorbell16) | vectorDoorbell<<caps2VectorShift
+		return Caps2Doorbell | when(l.cfg.Doorbell16, Caps2Doorbell16) |
+			when(l.cfg.Forgetful, Caps2Forgetful) | vectorDoorbell<<caps2VectorShift
 	case RegOBErrorLo:
 		return uint32(l.obErrorAddr)
 	case RegOBErrorHi:

@@ -120,6 +120,7 @@ const FunctionPresent = 1 << 0
 const (
 	Caps2Doorbell   = 1 << 0
 	Caps2Doorbell16 = 1 << 1
+	Caps2Forgetful  = 1 << 2
 
 	caps2VectorShift = 8
 )

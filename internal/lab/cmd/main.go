@@ -27,10 +27,11 @@ const forever = 30 * 24 * time.Hour
 func main() {
 	trap := flag.Uint("trap", 0, "a bit for each BAR that is trapped, so that its ranges can move while the link is up")
 	doorbell16 := flag.Bool("doorbell16", false, "the controller's doorbell takes writes of 16 bits, too")
+	forgetful := flag.Bool("forgetful", false, "a reset of the root complex takes away what the endpoint programmed")
 	kernel := flag.String("rc", "newest", "the root complex's stock kernel: newest or arm64")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := run(ctx, *kernel, machines.Config{TrapBARs: uint8(*trap), Doorbell16: *doorbell16})
+	err := run(ctx, *kernel, machines.Config{TrapBARs: uint8(*trap), Doorbell16: *doorbell16, Forgetful: *forgetful})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)

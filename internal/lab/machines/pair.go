@@ -20,9 +20,9 @@ import (
 type Config struct {
 	// Kernels are what scripts/kernel made.
 	Kernels Kernels
-	// TrapBARs and Doorbell16 are as in lab.Config.
-	TrapBARs   uint8
-	Doorbell16 bool
+	// TrapBARs, Doorbell16 and Forgetful are as in lab.Config.
+	TrapBARs              uint8
+	Doorbell16, Forgetful bool
 	// EP and RC are what the two guests have beside what every one has. Their
 	// Script, Test and Kernel are not used.
 	EP, RC vm.Config
@@ -55,7 +55,7 @@ func Start(ctx context.Context, cfg Config) (_ *Pair, err error) {
 	}
 	p.Lab, err = lab.New(lab.Config{
 		EndpointSocket: filepath.Join(p.dir, "ep"), HostSocket: filepath.Join(p.dir, "rc"),
-		Slot: (*slot)(p), TrapBARs: cfg.TrapBARs, Doorbell16: cfg.Doorbell16, Log: cfg.Log,
+		Slot: (*slot)(p), TrapBARs: cfg.TrapBARs, Doorbell16: cfg.Doorbell16, Forgetful: cfg.Forgetful, Log: cfg.Log,
 	})
 	if err != nil {
 		_ = os.RemoveAll(p.dir)
