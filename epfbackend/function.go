@@ -31,6 +31,7 @@ type Function struct {
 	store   disk.Store
 	opts    Options
 	log     *slog.Logger
+	layout  layout
 	desc    epc.Description
 	offered virtio.Features
 	mirror  regfile.Mirror    // trap-free only
@@ -65,6 +66,7 @@ type Function struct {
 
 var (
 	_ epc.Function    = (*Function)(nil)
+	_ epc.Rung        = (*Function)(nil)
 	_ regfile.Handler = (*Function)(nil)
 )
 
@@ -95,8 +97,11 @@ func New(store disk.Store, o Options) (*Function, error) {
 	if err := f.offer(); err != nil {
 		return nil, err
 	}
-	vectors := o.Queues + 1 // one for configuration changes
-	f.desc = describe(&o, vectors, virtioblk.ConfigLen)
+	var err error
+	if f.layout, err = newLayout(&o); err != nil {
+		return nil, err
+	}
+	f.desc = f.layout.describe(&o)
 	if !o.TrapFree {
 		f.trapped = f.newTrapped()
 		f.regs = f.trapped
@@ -142,6 +147,15 @@ func (f *Function) Active() bool {
 
 // Describe implements epc.Function.
 func (f *Function) Describe() epc.Description { return f.desc }
+
+// Doorbells implements epc.Rung.
+func (f *Function) Doorbells() []int {
+	fds := make([]int, len(f.bells))
+	for i, b := range f.bells {
+		fds[i] = b.FD()
+	}
+	return fds
+}
 
 // ReadBAR implements epc.Function. What is not a register reads 0.
 func (f *Function) ReadBAR(bar int, off uint64, p []byte) {

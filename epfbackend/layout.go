@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 )
 
-// Where the structures of the device are. Some hosts have this layout built in
-// instead of reading the capabilities, so it is an interface: do not change it.
+// Where the structures of the device are in a virtual slot. Some hosts have this
+// layout built in instead of reading the capabilities, so it is an interface: do not
+// change it.
 const (
 	msixTableBAR = 1
 	msixPBABAR   = 2
@@ -25,16 +27,61 @@ const (
 	maxQueues        = structSize / notifyMultiplier
 )
 
-// msixBARSize returns the size of a BAR that holds n bytes: a page or more.
-func msixBARSize(n int) uint64 {
-	size := uint64(structSize)
-	for size < uint64(n) {
-		size *= 2
-	}
-	return size
+// place is where something is in the BARs.
+type place struct {
+	bar int
+	off int
 }
 
-func describe(o *Options, vectors, deviceConfigLen int) epc.Description {
+// layout is where the structures of a device are, and what their BARs are like.
+type layout struct {
+	bars                        [virtiopci.NumBARs]epc.BAR
+	common, isr, device, notify place
+	notifyLen, multiplier       int
+	msix                        epc.MSIX
+
+	// rung says that the controller has a doorbell at notify. If watched is set
+	// there is memory, too, that takes notifications.
+	rung, watched bool
+}
+
+// newLayout returns the layout of a function of o, complete options.
+func newLayout(o *Options) (layout, error) {
+	vectors := o.Queues + 1 // one for configuration changes
+	if o.Room != nil {
+		return fit(o.Room, o.Queues, vectors)
+	}
+	return fixedLayout(o, vectors), nil
+}
+
+func fixedLayout(o *Options, vectors int) layout {
+	l := layout{
+		common: place{registerBAR, commonOffset}, isr: place{registerBAR, isrOffset},
+		device: place{registerBAR, deviceOffset}, notify: place{registerBAR, notifyOffset},
+		notifyLen: o.Queues * notifyMultiplier, multiplier: notifyMultiplier,
+		msix:    epc.MSIX{Vectors: vectors, TableBAR: msixTableBAR, PBABAR: msixPBABAR},
+		watched: o.TrapFree,
+	}
+	l.bars[registerBAR].Size = registerSize
+	if o.TrapFree {
+		l.bars[registerBAR].Memory = []epc.Area{{Size: registerSize}}
+	}
+	l.bars[msixTableBAR].Size = powerOfTwo(structSize, vectors*virtiopci.MSIXEntryLen)
+	l.bars[msixPBABAR].Size = powerOfTwo(structSize, (vectors+7)/8)
+	return l
+}
+
+// powerOfTwo returns the smallest power of two that is at least each of a and n; a
+// is one itself.
+func powerOfTwo(a uint64, n int) uint64 {
+	for a < uint64(n) {
+		a *= 2
+	}
+	return a
+}
+
+// describe returns the function's face, with the structures where l has them.
+func (l *layout) describe(o *Options) epc.Description {
 	d := epc.Description{
 		Identity: epc.Identity{
 			Vendor:          virtiopci.VendorID,
@@ -45,27 +92,25 @@ func describe(o *Options, vectors, deviceConfigLen int) epc.Description {
 			Class:           classOtherStorage,
 			InterruptPin:    1,
 		},
-		MSIX: epc.MSIX{Vectors: vectors, TableBAR: msixTableBAR, PBABAR: msixPBABAR},
+		BARs: l.bars,
+		MSIX: l.msix,
 	}
-	d.BARs[registerBAR].Size = registerSize
 	if o.TrapFree {
 		d.Identity.InterruptPin = 0 // reading the ISR status cannot release it
-		d.BARs[registerBAR].Memory = []epc.Area{{Size: registerSize}}
 	}
-	d.BARs[msixTableBAR].Size = msixBARSize(vectors * virtiopci.MSIXEntryLen)
-	d.BARs[msixPBABAR].Size = msixBARSize((vectors + 7) / 8)
-	add := func(c virtiopci.Cap) {
+	add := func(t virtiopci.CfgType, at place, length, multiplier int) {
+		c := virtiopci.Cap{
+			Type: t, BAR: uint8(at.bar), Offset: uint64(at.off), Length: uint64(length),
+			NotifyMultiplier: uint32(multiplier),
+		}
 		b := make([]byte, c.Len())
 		c.Encode(b, 0)
 		d.Capabilities = append(d.Capabilities, epc.Capability{Data: b})
 	}
-	add(virtiopci.Cap{Type: virtiopci.CommonCfg, BAR: registerBAR, Offset: commonOffset, Length: virtiopci.CommonCfgLen})
-	add(virtiopci.Cap{Type: virtiopci.ISRCfg, BAR: registerBAR, Offset: isrOffset, Length: virtiopci.ISRLen})
-	add(virtiopci.Cap{Type: virtiopci.DeviceCfg, BAR: registerBAR, Offset: deviceOffset, Length: uint64(deviceConfigLen)})
-	add(virtiopci.Cap{
-		Type: virtiopci.NotifyCfg, BAR: registerBAR, Offset: notifyOffset,
-		Length: uint64(o.Queues * notifyMultiplier), NotifyMultiplier: notifyMultiplier,
-	})
+	add(virtiopci.CommonCfg, l.common, virtiopci.CommonCfgLen, 0)
+	add(virtiopci.ISRCfg, l.isr, virtiopci.ISRLen, 0)
+	add(virtiopci.DeviceCfg, l.device, virtioblk.ConfigLen, 0)
+	add(virtiopci.NotifyCfg, l.notify, l.notifyLen, l.multiplier)
 	if !o.TrapFree {
 		d.Capabilities = append(d.Capabilities, configAccess())
 	}

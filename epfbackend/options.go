@@ -7,6 +7,7 @@ import (
 	"math/bits"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 )
@@ -45,6 +46,11 @@ type Options struct {
 	// TrapFree is for controllers that do not see register accesses: the BAR is
 	// plain memory, and what the driver did is found by looking.
 	TrapFree bool
+
+	// Room is what the endpoint controller has that the function is for: it is put
+	// where that has room for it, and is trap-free. nil is a virtual slot, which has
+	// its layout built in.
+	Room *epc.Room
 
 	// Doorbell16 says that a notification carries 16 bits at most, as where it is
 	// written to an interrupt controller. Trap-free, a disk whose blocks are not of
@@ -112,6 +118,10 @@ func (o *Options) setDefaults() {
 	}
 	if o.SubsystemDevice == 0 {
 		o.SubsystemDevice = virtiopci.DeviceIDBase + deviceType
+	}
+	if o.Room != nil {
+		o.TrapFree = true
+		o.Doorbell16 = o.Doorbell16 || o.Room.Doorbell.Kind != epc.NoDoorbell
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

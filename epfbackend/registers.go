@@ -47,26 +47,30 @@ func (f *Function) newTrapped() *regfile.Trapped {
 
 // newTrapFree writes the registers of a function into the memory of its BAR, and
 // returns the register file that watches them.
-func (f *Function) newTrapFree(bar shm.Window) *regfile.TrapFree {
+func (f *Function) newTrapFree(c epc.Controller) *regfile.TrapFree {
 	return regfile.NewTrapFree(regfile.TrapFreeConfig{
 		Word: f.mirror.Word, Queues: f.opts.Queues, QueueSize: f.opts.QueueSize,
 		Vectors: f.desc.MSIX.Vectors, DeviceConfig: f.deviceConfig(),
 		DriverBytes: []int{virtioblk.CfgWriteback},
-		Common:      bar.Slice(commonOffset, virtiopci.CommonCfgLen),
-		ISR:         bar.Slice(isrOffset, 4),
-		Device:      bar.Slice(deviceOffset, virtioblk.ConfigLen),
+		Common:      window(c, f.layout.common, virtiopci.CommonCfgLen),
+		ISR:         window(c, f.layout.isr, 4),
+		Device:      window(c, f.layout.device, virtioblk.ConfigLen),
 	}, f)
 }
 
-// attachTrapFree begins to watch the BAR that the controller gave us.
+// window returns n bytes of the controller's BAR memory.
+func window(c epc.Controller, at place, n int) shm.Window {
+	return shm.Of(c.BARMemory(at.bar)).Slice(at.off, n)
+}
+
+// attachTrapFree begins to watch the BARs that the controller gave us.
 func (f *Function) attachTrapFree(c epc.Controller) {
-	bar := shm.Of(c.BARMemory(registerBAR))
-	regs := f.newTrapFree(bar)
+	regs := f.newTrapFree(c)
 	f.refreshing.Lock()
 	f.mu.Lock()
 	f.regs = regs
-	f.config = bar.Slice(deviceOffset, virtioblk.ConfigLen)
+	f.config = window(c, f.layout.device, virtioblk.ConfigLen)
 	f.mu.Unlock()
 	f.refreshing.Unlock()
-	f.sampler = startSampler(f, regs, bar)
+	f.sampler = startSampler(f, regs, c)
 }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/doorbell"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
-	"github.com/vblk-ep/vblk-ep/internal/shm"
 )
 
 const (
@@ -44,10 +44,16 @@ const (
 type sampler struct {
 	f     *Function
 	regs  *regfile.TrapFree
-	bell  *doorbell.Polled
+	bell  *doorbell.Polled   // nil: there is no memory that takes notifications
+	mover epc.DoorbellMapper // nil: the doorbell stays where it is
 	pace  *doorbell.Pace
 	end   atomic.Bool
 	ended chan struct{}
+
+	// with mover only
+	begun  bool      // a driver was there when we last looked
+	mapped bool      // its notifications ring
+	tried  time.Time // to map the doorbell
 
 	// several queues only
 	settingUp bool // the driver was setting them up when we last looked
@@ -57,7 +63,7 @@ type sampler struct {
 	attentive bool // the thread has priority
 }
 
-func startSampler(f *Function, regs *regfile.TrapFree, bar shm.Window) *sampler {
+func startSampler(f *Function, regs *regfile.TrapFree, c epc.Controller) *sampler {
 	most := ReactionTime
 	if f.opts.Queues > 1 {
 		most = ReactionTimeQueues
@@ -65,8 +71,13 @@ func startSampler(f *Function, regs *regfile.TrapFree, bar shm.Window) *sampler 
 	s := &sampler{
 		f: f, regs: regs,
 		pace:  doorbell.NewPace(samplerSpin, samplerNap, most),
-		bell:  doorbell.NewPolled(bar.Slice(notifyOffset, notifyMultiplier), f.bells...),
 		ended: make(chan struct{}),
+	}
+	if f.layout.watched {
+		s.bell = doorbell.NewPolled(window(c, f.layout.notify, notifyLen), f.bells...)
+	}
+	if f.layout.rung {
+		s.mover, _ = c.(epc.DoorbellMapper)
 	}
 	go s.run()
 	return s
@@ -103,7 +114,8 @@ func (s *sampler) run() {
 func (s *sampler) look() time.Duration {
 	s.sample()
 	now := time.Now()
-	wait := s.pace.Next(now, s.bell.Poll())
+	s.follow(now)
+	wait := s.pace.Next(now, s.bell != nil && s.bell.Poll())
 	if s.f.opts.Queues > 1 {
 		wait = min(wait, s.attend(now))
 	}
@@ -113,6 +125,19 @@ func (s *sampler) look() time.Duration {
 func (s *sampler) sample() {
 	if err := s.regs.Sample(); err != nil {
 		s.f.log.Error("the device needs a reset", "err", err)
+	}
+}
+
+// follow has the doorbell mapped when a driver has begun to use the function: by
+// then the host has placed the BARs. Until it is, notifications are found in memory.
+func (s *sampler) follow(now time.Time) {
+	if s.mover == nil {
+		return
+	}
+	was := s.begun
+	s.begun = s.regs.Begun()
+	if s.begun && (!was || !s.mapped && now.Sub(s.tried) >= ReactionTime) {
+		s.mapped, s.tried = s.mover.MapDoorbell(), now
 	}
 }
 

@@ -25,14 +25,19 @@ type Identity struct {
 	InterruptPin                     uint8  // 0 none, 1 INTA … 4 INTD
 }
 
-// BAR is one base address register: memory space, 32 bits, not prefetchable.
+// BAR is one base address register: memory space, not prefetchable.
 type BAR struct {
 	Size uint64 // bytes, a power of two, at least 16
+	Wide bool   // 64 bits: the next BAR is absent
 
 	// Memory lists the parts of the BAR that are plain memory: the host's
 	// accesses there go to Controller.BARMemory, and the function does not learn
 	// of them. Offsets and sizes are multiples of 4096.
 	Memory []Area
+
+	// Doorbell is the part that leads to the controller's doorbell; a zero Size
+	// means none.
+	Doorbell Area
 }
 
 // Area is a part of a BAR.

@@ -237,6 +237,9 @@ func settingUp(s virtio.Status) bool {
 	return s.Has(virtio.FeaturesOK) && s&(virtio.DriverOK|virtio.Failed) == 0
 }
 
+// Begun says whether a driver uses the device, however far it has come with it.
+func (t *TrapFree) Begun() bool { return statusOf(t.cfg.Common.Load32(statusWord)) != 0 }
+
 // SettingUp says whether a driver is setting up several queues right now, and if so
 // how often it was seen to move. Sample should be called without a pause while it
 // moves; but it may stay there for ever.

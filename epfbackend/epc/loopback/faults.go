@@ -11,6 +11,7 @@ type Faults struct {
 	lend  atomic.Pointer[func(addr uint64) bool]
 	move  atomic.Pointer[func(write bool, addr uint64, n int) error]
 	delay atomic.Int64 // nanoseconds
+	late  atomic.Int64 // refusals to map the doorbell
 }
 
 // NoLending says of which regions, by their address, the memory cannot be lent.
@@ -23,6 +24,11 @@ func (f *Faults) Transfers(judge func(write bool, addr uint64, n int) error) { f
 
 // DelayInterrupts makes MSI-X interrupts come later.
 func (f *Faults) DelayInterrupts(by time.Duration) { f.delay.Store(int64(by)) }
+
+// LateDoorbell makes the slot refuse to map the doorbell that often.
+func (f *Faults) LateDoorbell(times int) { f.late.Store(int64(times)) }
+
+func (f *Faults) doorbellLate() bool { return f.late.Add(-1) >= 0 }
 
 func (f *Faults) unlendable(addr uint64) bool {
 	of := f.lend.Load()

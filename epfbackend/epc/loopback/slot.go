@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -37,12 +38,27 @@ type Slot struct {
 	tables [6][]byte // BARs that hold MSI-X structures
 	bars   [6]*shm.Mapping
 	desc   epc.Description
+	bells  []int // eventfd of each queue
+	mapped atomic.Bool
 }
 
 var _ rc.Bus = (*Slot)(nil)
 
+// ErrInUse reports a function that uses host memory when it said that it does not.
+var ErrInUse = errors.New("host memory is in use by a function that is paused or reset")
+
 // Plug puts a function in a slot and gives it its controller. faults may be nil.
 func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
+	return plug(fn, faults, nil)
+}
+
+// PlugEngine is Plug with a DMA engine: the controller is an epc.Moving, and none of
+// the host's memory is mapped. All of the function's transfers use the engine's link.
+func PlugEngine(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
+	return plug(fn, faults, engine)
+}
+
+func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 	if faults == nil {
 		faults = new(Faults)
 	}
@@ -58,16 +74,24 @@ func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
 	if err := s.makeBARMemory(); err != nil {
 		return nil, err
 	}
-	s.host.init(faults)
+	s.host.init(faults, engine)
 	s.pins.init(faults)
-	fn.Attach(controller{s})
+	if r, ok := fn.(epc.Rung); ok {
+		s.bells = r.Doorbells()
+	}
+	if engine == nil {
+		fn.Attach(controller{s})
+		return s, nil
+	}
+	engine.host = &s.host
+	fn.Attach(movingController{controller{s}})
 	return s, nil
 }
 
 // makeBARMemory makes the memory of the BARs that have some.
 func (s *Slot) makeBARMemory() error {
 	for i, bar := range s.desc.BARs {
-		if len(bar.Memory) == 0 {
+		if len(bar.Memory) == 0 && bar.Doorbell.Size == 0 {
 			continue
 		}
 		fd, m, err := shm.NewMemory(fmt.Sprintf("bar%d", i), int(bar.Size))
@@ -100,7 +124,7 @@ func (s *Slot) Unplug() error {
 		return nil
 	}
 	var errs *multierror.Error
-	errs = multierror.Append(errs, s.fn.Detach())
+	errs = multierror.Append(errs, s.fn.Detach(), s.host.quiet())
 	s.fn = nil
 	errs = multierror.Append(errs, s.closeBARMemory())
 	s.pins.close()
@@ -146,12 +170,12 @@ func (s *Slot) ReadBAR(bar int, off uint64, p []byte) error {
 	if err := s.inside(bar, off, p); err != nil {
 		return err
 	}
-	if t := s.tables[bar]; t != nil {
-		copy(p, t[off:])
-		return nil
-	}
 	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
 		shm.Of(m.Bytes()).Read(p, int(off))
+		return nil
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(p, t[off:])
 		return nil
 	}
 	s.fn.ReadBAR(bar, off, p)
@@ -165,12 +189,16 @@ func (s *Slot) WriteBAR(bar int, off uint64, p []byte) error {
 	if err := s.inside(bar, off, p); err != nil {
 		return err
 	}
-	if t := s.tables[bar]; t != nil {
-		copy(t[off:], p)
+	if d := s.desc.BARs[bar].Doorbell; d.Holds(off, uint64(len(p))) {
+		s.ring(bar, int(off), p)
 		return nil
 	}
 	if m := s.bars[bar]; m != nil && s.desc.BARs[bar].IsMemory(off, uint64(len(p))) {
 		shm.Of(m.Bytes()).Write(int(off), p)
+		return nil
+	}
+	if t := s.tables[bar]; t != nil {
+		copy(t[off:], p)
 		return nil
 	}
 	s.fn.WriteBAR(bar, off, p)
@@ -185,6 +213,19 @@ func (s *Slot) inside(bar int, off uint64, p []byte) error {
 		return fmt.Errorf("access to BAR %d at %#x, %d bytes: outside", bar, off, len(p))
 	}
 	return nil
+}
+
+// ring is a write to the doorbell, which is memory until it is mapped.
+func (s *Slot) ring(bar, off int, p []byte) {
+	if !s.mapped.Load() {
+		shm.Of(s.bars[bar].Bytes()).Write(off, p)
+		return
+	}
+	if len(p) == 2 {
+		if i := int(binary.LittleEndian.Uint16(p)); i < len(s.bells) {
+			signal(s.bells[i])
+		}
+	}
 }
 
 // Map implements rc.Bus.
@@ -204,6 +245,9 @@ func (s *Slot) paused(change func() error) error {
 		defer cancel()
 		defer s.fn.Resume()
 		if err := s.fn.Pause(ctx); err != nil {
+			return err
+		}
+		if err := s.host.quiet(); err != nil {
 			return err
 		}
 		return change()
@@ -229,14 +273,29 @@ func (s *Slot) Reset() error {
 		defer cancel()
 		s.config.Reset()
 		s.route()
-		return s.fn.Reset(ctx)
+		if err := s.fn.Reset(ctx); err != nil {
+			return err
+		}
+		return s.host.quiet()
 	})
 }
 
 // controller is the slot as the function sees it.
 type controller struct{ s *Slot }
 
-var _ epc.Controller = controller{}
+var (
+	_ epc.Controller     = controller{}
+	_ epc.DoorbellMapper = controller{}
+)
+
+// MapDoorbell implements epc.DoorbellMapper.
+func (c controller) MapDoorbell() bool {
+	if c.s.faults.doorbellLate() {
+		return false
+	}
+	c.s.mapped.Store(true)
+	return true
+}
 
 func (c controller) Memory() *epc.Memory { return c.s.host.table }
 func (c controller) BARMemory(bar int) []byte {
@@ -245,6 +304,20 @@ func (c controller) BARMemory(bar int) []byte {
 	}
 	return nil
 }
-func (c controller) MSIXEnabled() bool             { return c.s.pins.msixEnabled() }
-func (c controller) RaiseMSIX(vector uint16) error { return c.s.pins.raise(vector) }
-func (c controller) SetINTx(asserted bool) error   { return c.s.pins.drive(asserted) }
+func (c controller) MSIXEnabled() bool { return c.s.pins.msixEnabled() }
+func (c controller) RaiseMSIX(vector uint16) error {
+	if e := c.s.host.engine; e != nil {
+		e.interrupt()
+	}
+	return c.s.pins.raise(vector)
+}
+func (c controller) SetINTx(asserted bool) error { return c.s.pins.drive(asserted) }
+
+// movingController is that of a slot with a DMA engine.
+type movingController struct{ controller }
+
+var _ epc.Moving = movingController{}
+
+func (c movingController) NewMover(depth int, memory []byte, bell int) (epc.Mover, error) {
+	return c.s.host.engine.newMover(depth, memory, bell), nil
+}
