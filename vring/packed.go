@@ -124,6 +124,9 @@ func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	return true, nil
 }
 
+// Known implements Queue.
+func (q *Packed) Known() bool { return q.ring.seen > 0 || q.ring.countAvailable(q.next) > 0 }
+
 // Available implements Queue.
 func (q *Packed) Available() (more bool, err error) {
 	if err := q.unable(); err != nil {

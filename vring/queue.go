@@ -96,6 +96,10 @@ type Queue interface {
 	// notified.
 	Available() (more bool, err error)
 
+	// Known reports whether Next would fetch a chain that was seen to be available
+	// before, without a look at host memory for new ones.
+	Known() bool
+
 	// Push adds c, in flight, to the batch of used chains. written is how many
 	// bytes the device wrote, from the start of the writable part. The driver
 	// does not see the batch before Publish. c can be reused at once.

@@ -137,6 +137,9 @@ func (q *Split) Next(c *Chain) (ok bool, err error) {
 	return true, nil
 }
 
+// Known implements Queue.
+func (q *Split) Known() bool { return q.nextIndex != q.availIndex }
+
 // Available implements Queue.
 func (q *Split) Available() (more bool, err error) {
 	if err := q.unable(); err != nil {
