@@ -72,6 +72,7 @@ type worker struct {
 	lost        bool        // the mover is broken
 	batches     []batch
 	freeBatches []*batch
+	tables      []*request // whose indirect table is to be fetched
 	headers     []*request // whose header is to be fetched
 	answers     []*request // whose status is to be written
 }
@@ -271,6 +272,7 @@ func (w *worker) reap() bool {
 
 // proceed starts moves and pieces that can be, before transfers are waited for.
 func (w *worker) proceed() {
+	w.fetchTables()
 	w.fetchHeaders()
 	w.feed()
 	w.settle()
@@ -350,6 +352,10 @@ func (w *worker) take(budget *int) error {
 		}
 		taken++
 		w.free = w.free[:len(w.free)-1]
+		if r.chain.Table.Len > 0 {
+			w.tables = append(w.tables, r)
+			continue
+		}
 		if err := w.begin(r, err); err != nil {
 			return err
 		}

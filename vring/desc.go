@@ -2,6 +2,7 @@ package vring
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 )
 
@@ -77,6 +78,14 @@ func (c *Chain) finish() error {
 		return ErrLength
 	}
 	return nil
+}
+
+// finished is what Next returns of a chain that is whole.
+func (c *Chain) finished() (ok bool, err error) {
+	if err := c.finish(); err != nil {
+		return true, fmt.Errorf("chain %d: %w", c.Head, err)
+	}
+	return true, nil
 }
 
 // readAhead is how many descriptors one transfer brings from a table that cannot
