@@ -27,7 +27,10 @@ func anyKind(rng *rand.Rand) virtioblk.RequestType {
 }
 
 // Under everything that the bus may do, what a driver finds used is done: its data is
-// there, its status, and what it wrote is at the disk.
+// there, its status, and what it wrote is at the disk. (It has been seen to fail with a
+// push before the end of the move, with a status byte that does not wait for other
+// pieces, with a batch of them that is not waited for, and with a used index before its
+// entries.)
 func TestOrderUnderReordering(t *testing.T) {
 	for seed := range uint64(48) {
 		rng := rand.New(rand.NewPCG(seed, 3))
