@@ -51,8 +51,10 @@ func (w *worker) openMover() error {
 	pieces := len(w.pool.pieces)
 	w.batches = make([]batch, batchCount)
 	for i := range w.batches {
-		w.batches[i].move.Tag = pieces + i
-		w.freeBatches = append(w.freeBatches, &w.batches[i])
+		b := &w.batches[i]
+		b.move.Tag, b.move.Parts = pieces+i, make([]epc.Part, 0, batchSize)
+		b.list, b.ends = make([]*request, 0, batchSize), make([]int, 0, batchSize)
+		w.freeBatches = append(w.freeBatches, b)
 	}
 	w.tables = make([]*request, 0, len(w.all))
 	w.headers = make([]*request, 0, len(w.all))

@@ -145,6 +145,19 @@ func TestSmallRequestsOverlap(t *testing.T) {
 	}
 }
 
+// In a steady state nobody allocates, neither the worker nor the model.
+func TestDMAAllocatesNothing(t *testing.T) {
+	for bits := range 4 {
+		s := worldSetup{link: loopback.Gen3x2, packed: bits&1 != 0, indirect: true, depth: 16, size: 4096, kinds: anyKind}
+		if bits&2 != 0 {
+			s.size = 512 << 10
+		}
+		d := newWorld(t, s)
+		d.run(2000)
+		require.Zero(t, testing.AllocsPerRun(20, func() { d.run(100) }), "packed %v, %d bytes", s.packed, s.size)
+	}
+}
+
 // linkCost is what a request may take of the link at most.
 type linkCost struct{ moves, reads, writes float64 }
 

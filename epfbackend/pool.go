@@ -89,6 +89,8 @@ func (w *worker) openPool() error {
 		c := &p.pieces[i]
 		c.shelf, c.buf = s, memory[at:at+s.size]
 		c.io.Tag, c.move.Tag = len(w.all)+i, i
+		// In a driver's pages, with header and status; more makes it grow.
+		c.move.Parts = make([]epc.Part, 0, s.size/pieceAlign+3)
 		at += s.size
 		s.free = append(s.free, c)
 	}
