@@ -54,13 +54,9 @@ func TestFunctionsAreFoundAsProgrammed(t *testing.T) {
 	r.further(3, epRAM+0x30000)
 	require.Equal(t, r.reg(RegMSIX), r.reg(FunctionRegister(0, RegMSIX)), "the first is at two places")
 	require.Zero(t, r.reg(FunctionRegister(1, RegCaps0)), "what is not a function's is at one")
-	one, three := make(chan *guest), make(chan *guest)
-	for n, c := range map[int]chan *guest{1: one, 3: three} { // they wait for the link
-		go func() { c <- r.host(n) }()
-	}
 	r.start()
 	require.Equal(t, "plug[0 1 3]", <-s.calls)
-	f1, f3 := <-one, <-three
+	f1, f3 := r.host(1), r.host(3)
 	require.Equal(t, uint32(0x56781234), r.rc.id())
 	require.Equal(t, uint32(0x00011234), f1.id())
 	require.Equal(t, uint32(0x00031234), f3.id())
@@ -76,6 +72,7 @@ func TestFunctionsAreFoundAsProgrammed(t *testing.T) {
 	f1.write(0, 0x10, "one.")
 	f3.write(0, 0x10, "tree")
 	require.Equal(t, "one.", f1.read(0, 0x10, 4))
+	require.Equal(t, "tree", f3.read(0, 0x10, 4)) // which pushes the write ahead
 	require.Equal(t, "one.", string(r.ep.at(epRAM + 0x20010)[:4]))
 	require.Equal(t, "tree", string(r.ep.at(epRAM + 0x30010)[:4]))
 	f3.command(0)
