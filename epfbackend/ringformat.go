@@ -3,6 +3,7 @@ package epfbackend
 import (
 	"errors"
 
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
@@ -58,6 +59,9 @@ func (w *worker) makeRing(format vring.Format) (err error) {
 		Indirect: w.accepted.Has(virtio.IndirectDesc),
 		// A driver that chose a smaller ring still has our SEG_MAX to go by.
 		MaxChain: min(max(w.queue.Size, w.f.opts.QueueSize), maxChain),
+	}
+	if _, ok := w.ctl.(epc.Moving); ok {
+		cfg.Deferred = slotLen - slotTable
 	}
 	if format == vring.PackedFormat {
 		w.ring, err = vring.NewPacked(w.mem, cfg)
