@@ -150,11 +150,11 @@ func TestDMAAllocatesNothing(t *testing.T) {
 	for bits := range 4 {
 		s := worldSetup{link: loopback.Gen3x2, packed: bits&1 != 0, indirect: true, depth: 16, size: 4096, kinds: anyKind}
 		if bits&2 != 0 {
-			s.size = 512 << 10
+			s.size = 64 << 10
 		}
 		d := newWorld(t, s)
-		d.run(2000)
-		require.Zero(t, testing.AllocsPerRun(20, func() { d.run(100) }), "packed %v, %d bytes", s.packed, s.size)
+		d.run(1000)
+		require.Zero(t, testing.AllocsPerRun(10, func() { d.run(50) }), "packed %v, %d bytes", s.packed, s.size)
 	}
 }
 

@@ -312,6 +312,7 @@ func (s *timedDisk) NewEngine(_ disk.EngineKind, depth, doorbell int) (disk.Engi
 type timedEngine struct {
 	s         *timedDisk
 	bell      int
+	buf       [8]byte
 	started   []*disk.IO
 	inFlight  []*disk.IO      // nil where there is room
 	ends      []time.Duration // of those
@@ -348,8 +349,7 @@ func (e *timedEngine) Wait(block bool) ([]*disk.IO, bool, error) {
 }
 
 func (e *timedEngine) drain() bool {
-	var b [8]byte
-	n, _ := unix.Read(e.bell, b[:])
+	n, _ := unix.Read(e.bell, e.buf[:])
 	return n > 0
 }
 
