@@ -33,6 +33,16 @@ func (w Window) Aligned(n int) bool {
 	return len(w.b) == 0 || uintptr(unsafe.Pointer(&w.b[0]))&uintptr(n-1) == 0
 }
 
+// Offset returns where part lies in whole; false if it does not lie there with all of
+// its bytes.
+func Offset(whole, part []byte) (int, bool) {
+	if len(part) == 0 || len(part) > len(whole) {
+		return 0, false
+	}
+	off := uintptr(unsafe.Pointer(&part[0])) - uintptr(unsafe.Pointer(&whole[0]))
+	return int(off), off <= uintptr(len(whole)-len(part))
+}
+
 // Load16 is an acquiring load: what was stored before the value was, is seen
 // after it.
 func (w Window) Load16(off int) uint16 {

@@ -1,0 +1,187 @@
+package epfuser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+)
+
+// Doorbell says which doorbell is wanted.
+type Doorbell string
+
+// Choices of a doorbell.
+const (
+	DoorbellAuto   Doorbell = "auto"   // the best there is
+	DoorbellITS    Doorbell = "its"    // one interrupt for each queue, or an error
+	DoorbellShared Doorbell = "shared" // one interrupt for all, or an error
+	DoorbellPoll   Doorbell = "poll"   // none: memory is looked at
+)
+
+// Options of an endpoint. The zero value is ready for use.
+type Options struct {
+	Controller string   // its name; empty: the only one
+	Doorbell   Doorbell // empty: DoorbellAuto
+	NoDMA      bool     // the processor copies
+	Log        *slog.Logger
+}
+
+// Endpoint is a controller with our functions on it.
+type Endpoint struct {
+	opts   Options
+	name   string
+	config config
+	log    *slog.Logger
+
+	mu      sync.Mutex
+	slots   []*Slot
+	ready   int // slots that are attached
+	started bool
+}
+
+// Open finds the controller and makes sure that functions can be made. The endpoint
+// must be closed.
+func Open(o Options) (*Endpoint, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Doorbell == "" {
+		o.Doorbell = DoorbellAuto
+	}
+	c, err := openConfig()
+	if err != nil {
+		return nil, err
+	}
+	name, err := choose(o.Controller, c.controllers())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.openDriver(); err != nil {
+		return nil, err
+	}
+	return &Endpoint{opts: o, name: name, config: c, log: o.Log.With("controller", name)}, nil
+}
+
+// Name returns the controller's name.
+func (e *Endpoint) Name() string { return e.name }
+
+// Add makes a function with room for that many queues. A function of that name that a
+// dead server left behind is removed first. The slot is closed with the endpoint.
+func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
+	if err := e.clear(name); err != nil {
+		return nil, err
+	}
+	if on, err := e.config.started(e.name); err != nil || on {
+		return nil, errors.Join(err, fmt.Errorf("%w: %s serves %v: stop it with echo 0 >%s",
+			ErrStarted, e.name, e.config.bound(e.name), e.config.link(e.name, "start")))
+	}
+	attributes := map[string]uint32{}
+	if e.opts.NoDMA {
+		attributes["user/dma_channels"] = 0
+	}
+	if err := e.config.create(name, attributes); err != nil {
+		return nil, err
+	}
+	if err = e.config.bind(name, e.name); err != nil {
+		return nil, errors.Join(err, e.config.remove(name, e.name))
+	}
+	s := &Slot{e: e, name: name, log: e.log.With("function", name)}
+	if err = s.open(queues); err != nil {
+		return nil, errors.Join(err, s.close(), e.config.remove(name, e.name))
+	}
+	e.slots = append(e.slots, s)
+	return s, nil
+}
+
+// clear removes what a dead server left behind under a name.
+func (e *Endpoint) clear(name string) error {
+	if !exists(e.config.function(name)) {
+		return nil
+	}
+	if exists(e.config.link(e.name, name)) {
+		d, err := openNode(name)
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("%w: %s: stop that server, or give the disk another name", ErrTaken, name)
+		}
+		if err == nil {
+			_ = d.Close()
+		}
+		for _, other := range e.config.bound(e.name) {
+			if other != name && e.busy(other) {
+				return fmt.Errorf("%w: %s serves %s, so that the function %s of a dead server cannot be replaced: stop that server first",
+					ErrStarted, e.name, other, name)
+			}
+		}
+		if err := e.config.start(e.name, false); err != nil {
+			return fmt.Errorf("stop %s: %w", e.name, err)
+		}
+	}
+	e.log.Warn("a function that a dead server has left is removed", "function", name)
+	return e.config.remove(name, e.name)
+}
+
+// busy says whether a function that is not one of this endpoint is in use.
+func (e *Endpoint) busy(name string) bool {
+	for _, s := range e.slots {
+		if s.name == name {
+			return false
+		}
+	}
+	d, err := openNode(name)
+	if err == nil {
+		_ = d.Close()
+	}
+	return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) // or another driver's
+}
+
+// nodeTime is how long a device node may take to appear.
+const nodeTime = 5 * time.Second
+
+func openNode(name string) (*epfdev.Device, error) {
+	return epfdev.Open(filepath.Join("/dev", moduleName, name))
+}
+
+// attached is told by each slot that its function is there. With the last one the
+// controller is started: a host finds all functions or none.
+func (e *Endpoint) attached() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ready++; e.ready < len(e.slots) {
+		return nil
+	}
+	e.log.Info("the controller is started")
+	if err := e.config.start(e.name, true); err != nil {
+		return fmt.Errorf("start endpoint controller %s: %w: the kernel's log says why", e.name, err)
+	}
+	e.started = true
+	return nil
+}
+
+// Close stops the controller, if we have started it, and removes the functions, the
+// last one first. Serve must have returned.
+func (e *Endpoint) Close() error {
+	var errs []error
+	if e.started {
+		errs = append(errs, e.config.start(e.name, false))
+		e.started = false
+	}
+	for i := len(e.slots) - 1; i >= 0; i-- {
+		errs = append(errs, e.slots[i].close(), e.config.remove(e.slots[i].name, e.name))
+	}
+	e.slots = nil
+	return errors.Join(errs...)
+}
+
+var (
+	background                    = context.Background()
+	_          epc.Controller     = (*Slot)(nil)
+	_          epc.DoorbellMapper = (*Slot)(nil)
+)
