@@ -122,8 +122,8 @@ func moves(random *rand.Rand, e *modelEngine) (all []*epc.Move, host, local []by
 		for range 1 + random.IntN(8) {
 			n := 1 + random.IntN(300)
 			if random.IntN(2) == 0 {
-				n = n + 63&^63
-				at, addr = at+63&^63, addr+63&^63
+				n = (n + 63) &^ 63
+				at, addr = (at+63)&^63, (addr+63)&^63
 			}
 			if at+n > len(local) || addr+n > len(host) {
 				break
