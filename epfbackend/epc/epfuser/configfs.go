@@ -28,6 +28,8 @@ var (
 const (
 	configRoot = "/sys/kernel/config"
 	classRoot  = "/sys/class/pci_epc"
+	deviceRoot = "/sys/bus/pci-epf/devices"
+	nodeRoot   = "/dev/pci-epf-user"
 	driverName = "pci_epf_user"
 	moduleName = "pci-epf-user"
 )
@@ -150,18 +152,25 @@ func (c config) bound(controller string) (names []string) {
 	return names
 }
 
-// create makes a function with attributes.
-func (c config) create(name string, attributes map[string]uint32) error {
+// create makes a function with attributes, and returns the name that the kernel gave
+// its device.
+func (c config) create(name string, attributes map[string]uint32) (device string, err error) {
+	before := list(deviceRoot)
 	if err := os.Mkdir(c.function(name), 0o755); err != nil {
-		return fmt.Errorf("create function %s: %w", name, err)
+		return "", fmt.Errorf("create function %s: %w", name, err)
 	}
 	for attribute, v := range attributes {
 		err := write(filepath.Join(c.function(name), attribute), strconv.FormatUint(uint64(v), 10))
 		if err != nil {
-			return fmt.Errorf("create function %s: %w", name, errors.Join(err, os.Remove(c.function(name))))
+			return "", fmt.Errorf("create function %s: %w", name, errors.Join(err, os.Remove(c.function(name))))
 		}
 	}
-	return nil
+	for _, d := range list(deviceRoot) {
+		if strings.HasPrefix(d, driverName+".") && !slices.Contains(before, d) {
+			device = d
+		}
+	}
+	return device, nil
 }
 
 // bind gives a function to a controller.

@@ -87,14 +87,15 @@ func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 	if e.opts.NoDMA {
 		attributes["user/dma_channels"] = 0
 	}
-	if err := e.config.create(name, attributes); err != nil {
+	device, err := e.config.create(name, attributes)
+	if err != nil {
 		return nil, err
 	}
 	if err = e.config.bind(name, e.name); err != nil {
 		return nil, errors.Join(err, e.config.remove(name, e.name))
 	}
 	s := &Slot{e: e, name: name, log: e.log.With("function", name)}
-	if err = s.open(queues); err != nil {
+	if err = s.open(filepath.Join(nodeRoot, device), queues); err != nil {
 		return nil, errors.Join(err, s.close(), e.config.remove(name, e.name))
 	}
 	e.slots = append(e.slots, s)
@@ -107,15 +108,11 @@ func (e *Endpoint) clear(name string) error {
 		return nil
 	}
 	if exists(e.config.link(e.name, name)) {
-		d, err := openNode(name)
-		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: %s: stop that server, or give the disk another name", ErrTaken, name)
-		}
-		if err == nil {
-			_ = d.Close()
+		if e.taken(name) {
+			return fmt.Errorf("%w: %s: stop that server, or name the disk by another path", ErrTaken, name)
 		}
 		for _, other := range e.config.bound(e.name) {
-			if other != name && e.busy(other) {
+			if other != name && e.taken(other) {
 				return fmt.Errorf("%w: %s serves %s, so that the function %s of a dead server cannot be replaced: stop that server first",
 					ErrStarted, e.name, other, name)
 			}
@@ -128,26 +125,38 @@ func (e *Endpoint) clear(name string) error {
 	return e.config.remove(name, e.name)
 }
 
-// busy says whether a function that is not one of this endpoint is in use.
-func (e *Endpoint) busy(name string) bool {
+// taken says whether a function that is not of this endpoint may be in use: it is
+// another driver's, or not among those whose device nobody has open.
+func (e *Endpoint) taken(name string) bool {
 	for _, s := range e.slots {
 		if s.name == name {
 			return false
 		}
 	}
-	d, err := openNode(name)
-	if err == nil {
-		_ = d.Close()
+	if !exists(e.config.function(name)) {
+		return true
 	}
-	return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) // or another driver's
+	busy := false
+	for _, node := range list(nodeRoot) {
+		d, err := epfdev.Open(filepath.Join(nodeRoot, node))
+		if errors.Is(err, unix.EBUSY) {
+			busy = true
+		}
+		if err != nil {
+			continue
+		}
+		free := nameOf(d) == name
+		_ = d.Close()
+		if free {
+			return false
+		}
+	}
+	return busy
 }
 
-// nodeTime is how long a device node may take to appear.
+// nodeTime is how long a device node may take to appear, and to be left alone by
+// those who look whose it is.
 const nodeTime = 5 * time.Second
-
-func openNode(name string) (*epfdev.Device, error) {
-	return epfdev.Open(filepath.Join("/dev", moduleName, name))
-}
 
 // attached is told by each slot that its function is there. With the last one the
 // controller is started: a host finds all functions or none.

@@ -43,14 +43,18 @@ type Slot struct {
 }
 
 // open opens the function's device and finds out what there is room for.
-func (s *Slot) open(queues int) (err error) {
+func (s *Slot) open(node string, queues int) (err error) {
 	for end := time.Now().Add(nodeTime); ; time.Sleep(time.Millisecond) {
-		if s.dev, err = openNode(s.name); !errors.Is(err, unix.ENOENT) || time.Now().After(end) {
+		s.dev, err = epfdev.Open(node)
+		if soon := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY); !soon || time.Now().After(end) {
 			break
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("function %s: %w", s.name, err)
+	}
+	if err := setName(s.dev, s.name); err != nil {
+		return err
 	}
 	if s.info, err = s.dev.Info(); err != nil {
 		return err
