@@ -99,6 +99,9 @@ func (s *Slot) allocDoorbells(queues int) error {
 	switch {
 	case err != nil:
 		why = err.Error()
+	case b.Kind == epfdev.DoorbellShared && want == DoorbellShared: // whatever is known of it
+		s.bells = b
+		return nil
 	case b.Flags&epfdev.Doorbell16Bit == 0:
 		why = "its doorbell does not take writes of 16 bits"
 	case b.Kind == epfdev.DoorbellITS && b.Flags&epfdev.DoorbellLinear == 0:
