@@ -29,11 +29,12 @@ const optionsUsage = `
 Options:
   --disk PATH[,OPTION...]   a block device, a partition, a file, or null:SIZE;
                             again for each further disk, each a function of its own
-  --epc [CONTROLLER][,dma=auto|off][,doorbell=auto|its|shared|poll]
+  --epc [CONTROLLER][,dma=auto|off][,doorbell=auto|its|shared|poll][,keep]
                             be a function of this machine's PCI endpoint controller, which
                             is the default if there is one; its name is needed if there
                             are several. dma=off: the processor copies; doorbell: the
-                            kind that is used (auto: the best there is)
+                            kind that is used (auto: the best there is); keep: the
+                            function stays with the host, for the next server to go on
   --epc vfio-user:[SOCKET][,trap-free[,doorbell=16]]
                             offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
                             default: /run/vblk-ep/NAME.sock, NAME being the disk's;

@@ -30,7 +30,7 @@ func (s *slotFlag) String() string    { return "" }
 func (v *virtualSlot) String() string { return "" }
 
 // Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]] or
-// [CONTROLLER][,dma=off][,doorbell=KIND].
+// [CONTROLLER][,dma=off][,doorbell=KIND][,keep].
 func (s *slotFlag) Set(text string) error {
 	s.given = true
 	parts := splitCommas(text)
@@ -52,6 +52,9 @@ func (s *slotFlag) controllerOption(text, option string) error {
 	case option == "dma=auto", option == "dma=off":
 		s.real.NoDMA = value == "off"
 		return nil
+	case option == "keep":
+		s.real.Keep = true
+		return nil
 	case name == "doorbell":
 		for _, d := range []epfuser.Doorbell{epfuser.DoorbellAuto, epfuser.DoorbellITS, epfuser.DoorbellShared, epfuser.DoorbellPoll} {
 			if value == string(d) {
@@ -61,7 +64,7 @@ func (s *slotFlag) controllerOption(text, option string) error {
 		}
 		return usageError("--epc %s: choose doorbell=auto, its, shared or poll", text)
 	}
-	return usageError("--epc %s: unknown option %q: choose dma=auto|off or doorbell=auto|its|shared|poll", text, option)
+	return usageError("--epc %s: unknown option %q: choose dma=auto|off, doorbell=auto|its|shared|poll or keep", text, option)
 }
 
 // Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]].

@@ -31,6 +31,7 @@ type Options struct {
 	Controller string   // its name; empty: the only one
 	Doorbell   Doorbell // empty: DoorbellAuto
 	NoDMA      bool     // the processor copies
+	Keep       bool     // functions stay when we end, for the next server to go on
 	Log        *slog.Logger
 }
 
@@ -43,8 +44,8 @@ type Endpoint struct {
 
 	mu      sync.Mutex
 	slots   []*Slot
-	ready   int // slots that are attached
-	started bool
+	ready   int  // slots that are attached
+	started bool // by us, or by who left us a function
 }
 
 // Open finds the controller and makes sure that functions can be made. The endpoint
@@ -73,9 +74,14 @@ func Open(o Options) (*Endpoint, error) {
 // Name returns the controller's name.
 func (e *Endpoint) Name() string { return e.name }
 
-// Add makes a function with room for that many queues. A function of that name that a
-// dead server left behind is removed first. The slot is closed with the endpoint.
+// Add makes a function with room for that many queues, or takes over one of that name
+// that another server has left for us. One that a dead server left behind is removed
+// first. The slot is closed with the endpoint.
 func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
+	if s := e.adopt(name, queues); s != nil {
+		e.slots, e.started = append(e.slots, s), true
+		return s, nil
+	}
 	if err := e.clear(name); err != nil {
 		return nil, err
 	}
@@ -145,13 +151,43 @@ func (e *Endpoint) taken(name string) bool {
 		if err != nil {
 			continue
 		}
-		free := nameOf(d) == name
+		free := e.nameOf(d) == name
 		_ = d.Close()
 		if free {
 			return false
 		}
 	}
 	return busy
+}
+
+// nameOf returns the name of a function that we have made, "" if we have not.
+func (e *Endpoint) nameOf(d *epfdev.Device) string {
+	s, err := mapState(d)
+	if err != nil {
+		return ""
+	}
+	defer unix.Munmap(s)
+	return s.name()
+}
+
+// adopt returns the slot of a function that was left for us, nil if there is none.
+func (e *Endpoint) adopt(name string, queues int) *Slot {
+	if !exists(e.config.link(e.name, name)) {
+		return nil
+	}
+	for _, node := range list(nodeRoot) {
+		d, err := epfdev.Open(filepath.Join(nodeRoot, node))
+		if err != nil {
+			continue
+		}
+		s := &Slot{e: e, name: name, dev: d, adopted: true, log: e.log.With("function", name)}
+		if s.state, err = mapState(d); err == nil && s.state.name() == name && s.goesOn(queues) {
+			s.log.Info("a function is taken over")
+			return s
+		}
+		_ = s.close()
+	}
+	return nil
 }
 
 // nodeTime is how long a device node may take to appear, and to be left alone by
@@ -175,9 +211,17 @@ func (e *Endpoint) attached() error {
 }
 
 // Close stops the controller, if we have started it, and removes the functions, the
-// last one first. Serve must have returned.
+// last one first; or leaves all of them, if all were left to the next server. Serve
+// must have returned.
 func (e *Endpoint) Close() error {
 	var errs []error
+	if e.left() {
+		for _, s := range e.slots {
+			errs = append(errs, s.close())
+		}
+		e.slots = nil
+		return errors.Join(errs...)
+	}
 	if e.started {
 		errs = append(errs, e.config.start(e.name, false))
 		e.started = false
@@ -187,6 +231,16 @@ func (e *Endpoint) Close() error {
 	}
 	e.slots = nil
 	return errors.Join(errs...)
+}
+
+// left says whether all functions were left to the next server.
+func (e *Endpoint) left() bool {
+	for _, s := range e.slots {
+		if !s.left {
+			return false
+		}
+	}
+	return len(e.slots) > 0
 }
 
 var (

@@ -48,8 +48,7 @@ func (s *Slot) handle(e epfdev.Event, lost bool) {
 	if lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
-	const known = epfdev.BusMaster | epfdev.BusMasterKnown
-	s.hold(e.Status&known == epfdev.BusMasterKnown && e.Status&epfdev.LinkUp != 0)
+	s.hold(s.masterOff(e.Status) && e.Status&epfdev.LinkUp != 0)
 }
 
 // reset brings the function into its state at reset: the host's end is gone.

@@ -38,6 +38,10 @@ type Slot struct {
 	bars  [6][]byte
 	host  *epc.Memory
 
+	state   state
+	adopted bool // it was left for us
+	left    bool // it is left to the next server
+
 	fn     epc.Function
 	paused bool // by us
 }
@@ -53,9 +57,10 @@ func (s *Slot) open(node string, queues int) (err error) {
 	if err != nil {
 		return fmt.Errorf("function %s: %w", s.name, err)
 	}
-	if err := setName(s.dev, s.name); err != nil {
+	if s.state, err = mapState(s.dev); err != nil {
 		return err
 	}
+	s.state.mark(s.name)
 	if s.info, err = s.dev.Info(); err != nil {
 		return err
 	}
@@ -67,6 +72,42 @@ func (s *Slot) open(node string, queues int) (err error) {
 	}
 	s.room = roomOf(&s.info, &s.bells)
 	return nil
+}
+
+// goesOn says whether a function that was left can be served on as it is, with that
+// many queues: by its driver, over a link that is up.
+func (s *Slot) goesOn(queues int) bool {
+	var err error
+	if s.info, err = s.dev.Info(); err != nil || !s.state.kept(nil) {
+		return false
+	}
+	const up = epfdev.Committed | epfdev.Initialized | epfdev.LinkUp
+	if s.info.Status&up != up || s.masterOff(s.info.Status) {
+		return false
+	}
+	b, err := s.dev.AllocDoorbells(0)
+	if err != nil {
+		return false
+	}
+	switch want := s.e.opts.Doorbell; {
+	case b.Count == 0:
+		b.Kind = 0
+		if want != DoorbellAuto && want != DoorbellPoll {
+			return false
+		}
+	case int(b.Count) != queues || want == DoorbellPoll ||
+		want == DoorbellITS && b.Kind != epfdev.DoorbellITS || want == DoorbellShared && b.Kind != epfdev.DoorbellShared:
+		return false
+	}
+	s.bells, s.room = b, roomOf(&s.info, &b)
+	return true
+}
+
+// masterOff says whether a status tells that the host does not let us reach its
+// memory.
+func (s *Slot) masterOff(status uint32) bool {
+	const known = epfdev.BusMaster | epfdev.BusMasterKnown
+	return status&known == epfdev.BusMasterKnown
 }
 
 // lacks says what a controller has not that no function can do without.
@@ -216,8 +257,11 @@ func ranges(bar *epc.BAR) (r []epfdev.Range) {
 // attach programs the function and gives it its controller.
 func (s *Slot) attach(fn epc.Function) error {
 	s.desc = fn.Describe()
-	if err := s.program(&s.desc); err != nil {
-		return fmt.Errorf("%s: %w", s.Path(), err)
+	lasting, goesOn := fn.(epc.Lasting)
+	if goesOn = goesOn && s.adopted && s.state.kept(&s.desc); !goesOn {
+		if err := s.make(); err != nil {
+			return fmt.Errorf("%s: %w", s.Path(), err)
+		}
 	}
 	for n, bar := range s.desc.BARs {
 		if len(bar.Memory) == 0 {
@@ -237,8 +281,52 @@ func (s *Slot) attach(fn epc.Function) error {
 		return err
 	}
 	s.fn = fn
+	if goesOn {
+		return lasting.Continue(s, s.state.take())
+	}
 	fn.Attach(s)
 	return nil
+}
+
+// make programs the function. One that was left for us and is another one is forgotten
+// first, which the host sees as the end of the link.
+func (s *Slot) make() error {
+	if s.adopted {
+		s.log.Warn("the function that was left is another one; the host has to look for it again")
+		count := s.bells.Count
+		if err := s.e.config.start(s.e.name, false); err != nil {
+			return err
+		}
+		if err := s.dev.Revoke(); err != nil {
+			return err
+		}
+		s.state.mark(s.name)
+		if count > 0 {
+			if _, err := s.dev.AllocDoorbells(int(count)); err != nil {
+				return err
+			}
+		}
+	}
+	return s.program(&s.desc)
+}
+
+// leave is the end of the function's attachment. If it is to go on, and can, nothing is
+// reset.
+func (s *Slot) leave(keep bool) error {
+	if lasting, ok := s.fn.(epc.Lasting); ok && keep && s.e.opts.Keep {
+		ctx, cancel := context.WithTimeout(background, patience)
+		defer cancel()
+		b, err := lasting.Suspend(ctx)
+		if err == nil {
+			if err = s.state.keep(&s.desc, b); err != nil {
+				return err
+			}
+			s.left = true
+			return nil
+		}
+		s.log.Warn("the function cannot be left to the next server", "err", err)
+	}
+	return s.fn.Detach()
 }
 
 // connect has the doorbells ring those of the function.
@@ -267,13 +355,17 @@ func (s *Slot) close() error {
 			s.bars[n] = nil
 		}
 	}
+	if s.state != nil {
+		errs = append(errs, unix.Munmap(s.state))
+		s.state = nil
+	}
 	errs = append(errs, s.dev.Close())
 	s.dev = nil
 	return errors.Join(errs...)
 }
 
 // Serve programs fn and runs it until ctx ends; then it returns nil once it is
-// detached and flushed. The controller is started with the last slot of its
+// detached, or left to the next server, and flushed. The controller is started with the last slot of its
 // endpoint that is served.
 func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 	if err := s.attach(fn); err != nil {
@@ -283,7 +375,7 @@ func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 	if err == nil {
 		err = s.watch(ctx)
 	}
-	return errors.Join(err, fn.Detach())
+	return errors.Join(err, s.leave(err == nil))
 }
 
 // Memory implements epc.Controller.

@@ -2,46 +2,103 @@ package epfuser
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
 )
 
-// The memory that a function keeps for us begins with a mark, and with the name that
-// we gave the function: its device has another one, which is the kernel's.
+// The memory that the kernel keeps for a function, and what we have there: a mark,
+// the name that we gave the function (its device has another one, which is the
+// kernel's), and what the next server needs to go on. Values are in the byte order of
+// the machine.
 const (
 	stateMark = "vblk-ep\x01"
-	nameLen   = 64
-	stateLen  = len(stateMark) + nameLen
+
+	offName   = 0x08 // 64 bytes, with a NUL at the end
+	offKept   = 0x48 // u32: what follows is valid
+	offLen    = 0x4c // u32: bytes of the function's state
+	offDigest = 0x50 // 32 bytes: of the description that was programmed
+	offState  = 0x80
+
+	lenName = offKept - offName
 )
 
-// nameOf returns the name of a function that we have made, "" if we have not.
-func nameOf(d *epfdev.Device) (name string) {
-	_ = withState(d, func(b []byte) {
-		if text, ok := bytes.CutPrefix(b, []byte(stateMark)); ok {
-			text, _, _ = bytes.Cut(text, []byte{0})
-			name = string(text)
-		}
-	})
-	return name
+var errStateRoom = errors.New("the kernel keeps too few bytes for the function's state")
+
+// state is that memory.
+type state []byte
+
+// mark makes it ours, for a function of that name.
+func (s state) mark(name string) {
+	clear(s)
+	copy(s[offName:offKept-1], name)
+	copy(s, stateMark)
 }
 
-// setName marks a function as ours.
-func setName(d *epfdev.Device, name string) error {
-	return withState(d, func(b []byte) {
-		clear(b)
-		copy(b[len(stateMark):len(b)-1], name)
-		copy(b, stateMark)
-	})
-}
-
-// withState lets f use the memory that d keeps for us.
-func withState(d *epfdev.Device, f func(b []byte)) error {
-	b, err := d.MapState(unix.Getpagesize())
-	if err != nil {
-		return err
+// name returns the function's name, "" if it is not ours.
+func (s state) name() string {
+	if !bytes.HasPrefix(s, []byte(stateMark)) {
+		return ""
 	}
-	f(b[:stateLen])
-	return unix.Munmap(b)
+	text, _, _ := bytes.Cut(s[offName:offName+lenName], []byte{0})
+	return string(text)
+}
+
+// keep notes what the next server needs; the validity last.
+func (s state) keep(d *epc.Description, b []byte) error {
+	if len(b) > len(s)-offState {
+		return fmt.Errorf("%w: %d of %d", errStateRoom, len(s)-offState, len(b))
+	}
+	copy(s[offState:], b)
+	sum := digest(d)
+	copy(s[offDigest:], sum[:])
+	binary.NativeEndian.PutUint32(s[offLen:], uint32(len(b)))
+	binary.NativeEndian.PutUint32(s[offKept:], 1)
+	return nil
+}
+
+// kept says whether there is something, and for this description if it is not nil.
+func (s state) kept(d *epc.Description) bool {
+	if s.name() == "" || binary.NativeEndian.Uint32(s[offKept:]) != 1 ||
+		binary.NativeEndian.Uint32(s[offLen:]) > uint32(len(s)-offState) {
+		return false
+	}
+	if d == nil {
+		return true
+	}
+	sum := digest(d)
+	return bytes.Equal(sum[:], s[offDigest:offDigest+len(sum)])
+}
+
+// take returns what was kept, once.
+func (s state) take() []byte {
+	n := binary.NativeEndian.Uint32(s[offLen:])
+	binary.NativeEndian.PutUint32(s[offKept:], 0)
+	return bytes.Clone(s[offState : offState+n])
+}
+
+// digest tells descriptions apart.
+func digest(d *epc.Description) [sha256.Size]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%+v %+v %+v", d.Identity, d.BARs, d.MSIX)
+	for _, c := range d.Capabilities {
+		fmt.Fprintf(h, " %x", c.Data)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// mapState maps the state of a function.
+func mapState(d *epfdev.Device) (state, error) {
+	i, err := d.Info()
+	if err != nil {
+		return nil, err
+	}
+	if i.StateSize < offState {
+		return nil, errStateRoom
+	}
+	return d.MapState(int(i.StateSize))
 }
