@@ -29,11 +29,14 @@ func (w *worker) await() ([]*disk.IO, error) {
 	limit := w.pace.budget(w.cause())
 	unknown := w.ring == nil && w.pace.mode != PollAlways // needs a doorbell
 	if w.broken || limit == 0 || unknown || w.gate.wanted() != running {
+		if w.unasked { // what is waited for has changed since
+			return w.sleep()
+		}
 		return w.collect(!w.more)
 	}
 	for {
 		done, err := w.collect(false)
-		if err != nil || len(done) > 0 || w.more {
+		if err != nil || len(done) > 0 || len(w.moved) > 0 || w.more {
 			return done, err
 		}
 		if err := shm.Guard(w.lookGuard); err != nil {
@@ -42,7 +45,7 @@ func (w *worker) await() ([]*disk.IO, error) {
 		switch {
 		case w.more || w.broken || w.gate.wanted() != running:
 			return nil, nil
-		case !w.engine.Ready(): // nothing came in time
+		case !w.ready(): // nothing came in time
 			return w.sleep()
 		}
 	}
@@ -79,6 +82,9 @@ func (w *worker) sleep() ([]*disk.IO, error) {
 	return w.collect(!w.more)
 }
 
+// ready says whether disk or DMA engine have completed something.
+func (w *worker) ready() bool { return w.engine.Ready() || w.reap() }
+
 // look returns when there is something to do, or nothing came in time. It touches
 // host memory, and may be cut short by a fault in it.
 func (w *worker) look() error {
@@ -86,7 +92,7 @@ func (w *worker) look() error {
 	if limit > 0 && w.waiting == 0 {
 		w.waiting = time.Since(started)
 	}
-	for n := 1; w.gate.wanted() == running && !w.engine.Ready(); n++ {
+	for n := 1; w.gate.wanted() == running && !w.ready(); n++ {
 		if w.ring == nil {
 			time.Sleep(searchPause)
 			w.more = true
@@ -115,6 +121,7 @@ func (w *worker) arm() (err error) {
 	if w.ring == nil || len(w.free) == 0 || !w.live() {
 		return nil
 	}
+	w.unasked = false
 	w.more, err = w.ring.EnableNotifications()
 	return err
 }

@@ -48,7 +48,9 @@ func (w *worker) eraseRanges(r *request) (virtioblk.Status, bool) {
 		return w.refuse(r, "ranges", errRangeCount), false
 	}
 	ranges := r.ranges[:r.dataLen]
-	if _, err := w.gather(ranges, r.data); err != nil {
+	if r.first != nil {
+		copy(ranges, r.first.buf)
+	} else if _, err := w.gather(ranges, r.data); err != nil {
 		return w.refuse(r, "ranges", err), false
 	}
 	_, allowed := eraseOp(r.header.Type)

@@ -32,6 +32,13 @@ var twoRegions = []vringtest.Range{{Base: ringBase, Size: ringSize}, {Base: data
 // transfersOnly is memory that cannot be lent.
 func transfersOnly() *loopback.Faults { return noLending(0, ^uint64(0)) }
 
+// shuffled is a DMA engine that does everything in any order it may, with odd limits.
+func shuffled(seed uint64) *loopback.Link {
+	l := loopback.Gen3x2
+	l.Segment, l.Boundary, l.Shuffle = 1024, 4096, seed
+	return &l
+}
+
 func noLending(from, to uint64) *loopback.Faults {
 	f := new(loopback.Faults)
 	f.NoLending(func(addr uint64) bool { return addr >= from && addr < to })
@@ -70,32 +77,39 @@ func TestMemoryThatCannotBeLent(t *testing.T) {
 
 // More requests than there are bounce buffers take turns.
 func TestManyRequestsThroughFewBuffers(t *testing.T) {
-	engines(t, func(t *testing.T, o epfbackend.Options) {
-		r := newRig(t, setup{options: o, faults: transfersOnly()})
-		const n, size = 40, 600 << 10
-		var out, in []*rc.Request
-		path := pattern(n*1024, 9)
-		for i := range n {
-			q := r.request(size)
-			q.Type, q.Sector, q.Len = virtioblk.TypeOut, uint64(i*16), 8192
-			copy(q.Data(), path[i*100:])
-			out = append(out, q)
-			require.NoError(t, r.q.Submit(q))
-		}
-		r.finish(out)
-		for i := range n {
-			q := out[i]
-			q.Type, q.Sector, q.Len = virtioblk.TypeIn, uint64(i*16), size
-			clear(q.Data())
-			in = append(in, q)
-			require.NoError(t, r.q.Submit(q))
-		}
-		r.finish(in)
-		disk := r.must(virtioblk.TypeIn, 0, make([]byte, 2<<20))
-		for i, q := range in {
-			require.True(t, bytes.Equal(disk[i*16*sector:][:size], q.Data()), "request %d", i)
-		}
-	})
+	for _, s := range []setup{{faults: transfersOnly()}, {link: shuffled(2)}} {
+		engines(t, func(t *testing.T, o epfbackend.Options) {
+			s.options = o
+			manyRequests(t, s)
+		})
+	}
+}
+
+func manyRequests(t *testing.T, s setup) {
+	r := newRig(t, s)
+	const n, size = 40, 600 << 10
+	var out, in []*rc.Request
+	path := pattern(n*1024, 9)
+	for i := range n {
+		q := r.request(size)
+		q.Type, q.Sector, q.Len = virtioblk.TypeOut, uint64(i*16), 8192
+		copy(q.Data(), path[i*100:])
+		out = append(out, q)
+		require.NoError(t, r.q.Submit(q))
+	}
+	r.finish(out)
+	for i := range n {
+		q := out[i]
+		q.Type, q.Sector, q.Len = virtioblk.TypeIn, uint64(i*16), size
+		clear(q.Data())
+		in = append(in, q)
+		require.NoError(t, r.q.Submit(q))
+	}
+	r.finish(in)
+	disk := r.must(virtioblk.TypeIn, 0, make([]byte, 2<<20))
+	for i, q := range in {
+		require.True(t, bytes.Equal(disk[i*16*sector:][:size], q.Data()), "request %d", i)
+	}
 }
 
 // finish kicks and waits until all requests are done, and fine.
@@ -144,10 +158,11 @@ func TestMixedMemory(t *testing.T) {
 
 func TestUnmappedBuffers(t *testing.T) {
 	const nowhere, readOnly = 1 << 40, 1 << 33
-	for _, faults := range []*loopback.Faults{nil, transfersOnly()} {
-		r := newRig(t, setup{faults: faults, memory: []vringtest.Range{
+	for _, s := range []setup{{}, {faults: transfersOnly()}, {link: shuffled(3)}} {
+		s.memory = []vringtest.Range{
 			{Base: ringBase, Size: 1 << 20}, {Base: readOnly, Size: 1 << 20, ReadOnly: true},
-		}})
+		}
+		r := newRig(t, s)
 		q := r.request(sector)
 		header := []vring.Segment{{Addr: q.HeaderAddr(), Len: virtioblk.HeaderLen}}
 		status := vring.Segment{Addr: q.StatusAddr(), Len: 1}
@@ -181,10 +196,14 @@ func TestUnmappedBuffers(t *testing.T) {
 
 // Without a status there is no way to report, so the device stops.
 func TestUnmappedStatus(t *testing.T) {
-	for _, status := range []uint64{1 << 40, 1 << 33} {
-		r := newRig(t, setup{memory: []vringtest.Range{
+	for i, status := range []uint64{1 << 40, 1 << 33, 1 << 40} {
+		s := setup{memory: []vringtest.Range{
 			{Base: ringBase, Size: 1 << 20}, {Base: 1 << 33, Size: 1 << 20, ReadOnly: true},
-		}})
+		}}
+		if i == 2 {
+			s.link = shuffled(4)
+		}
+		r := newRig(t, s)
 		q := r.request(sector)
 		require.NoError(t, r.q.SubmitChain(q, []vring.Segment{{Addr: q.HeaderAddr(), Len: 16}}, []vring.Segment{{Addr: status, Len: 1}}))
 		require.NoError(t, r.q.Kick())
@@ -202,47 +221,52 @@ func TestUnmappedStatus(t *testing.T) {
 }
 
 func TestTransfersThatFail(t *testing.T) {
+	for _, link := range []*loopback.Link{nil, shuffled(5)} {
+		engines(t, func(t *testing.T, o epfbackend.Options) { failTransfers(t, setup{options: o, link: link}) })
+	}
+}
+
+func failTransfers(t *testing.T, s setup) {
 	wrong := errors.New("completion timeout")
-	engines(t, func(t *testing.T, o epfbackend.Options) {
-		var bad atomic.Uint64 // the region where transfers fail
-		faults := transfersOnly()
-		faults.Transfers(func(_ bool, addr uint64, _ int) error {
-			if b := bad.Load(); b != 0 && addr >= b && addr < b+dataSize {
-				return wrong
-			}
-			return nil
-		})
-		r := newRig(t, setup{options: o, faults: faults, memory: twoRegions, queue: rc.QueueConfig{Size: 64}})
-		q := r.request(sector) // header and status are in the first region
-		fillFirstRegion(t, r.mem)
-		data, err := r.mem.Alloc(1<<20, 1)
-		require.NoError(t, err)
-		header, status := vring.Segment{Addr: q.HeaderAddr(), Len: 16}, vring.Segment{Addr: q.StatusAddr(), Len: 1}
-		body := vring.Segment{Addr: data, Len: 1 << 20}
-
-		bad.Store(dataBase)
-		for range 10 { // more often than there are buffers
-			q.Type = virtioblk.TypeIn
-			require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header}, []vring.Segment{body, status}))
-			s, err := r.q.Finish(q)
-			require.NoError(t, err)
-			require.Equal(t, virtioblk.StatusIOErr, s)
-			q.Type = virtioblk.TypeOut
-			require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header, body}, []vring.Segment{status}))
-			s, err = r.q.Finish(q)
-			require.NoError(t, err)
-			require.Equal(t, virtioblk.StatusIOErr, s)
+	var bad atomic.Uint64 // the region where transfers fail
+	faults := transfersOnly()
+	faults.Transfers(func(_ bool, addr uint64, _ int) error {
+		if b := bad.Load(); b != 0 && addr >= b && addr < b+dataSize {
+			return wrong
 		}
-		bad.Store(0)
-		r.must(virtioblk.TypeIn, 0, make([]byte, 1<<20))
-
-		// The ring is another matter.
-		bad.Store(ringBase)
-		require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header, body}, []vring.Segment{status}))
-		require.NoError(t, r.q.Kick())
-		require.NoError(t, r.q.Notify())
-		r.broken()
+		return nil
 	})
+	s.faults, s.memory, s.queue = faults, twoRegions, rc.QueueConfig{Size: 64}
+	r := newRig(t, s)
+	q := r.request(sector) // header and status are in the first region
+	fillFirstRegion(t, r.mem)
+	data, err := r.mem.Alloc(1<<20, 1)
+	require.NoError(t, err)
+	header, status := vring.Segment{Addr: q.HeaderAddr(), Len: 16}, vring.Segment{Addr: q.StatusAddr(), Len: 1}
+	body := vring.Segment{Addr: data, Len: 1 << 20}
+
+	bad.Store(dataBase)
+	for range 10 { // more often than there are buffers
+		q.Type = virtioblk.TypeIn
+		require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header}, []vring.Segment{body, status}))
+		s, err := r.q.Finish(q)
+		require.NoError(t, err)
+		require.Equal(t, virtioblk.StatusIOErr, s)
+		q.Type = virtioblk.TypeOut
+		require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header, body}, []vring.Segment{status}))
+		s, err = r.q.Finish(q)
+		require.NoError(t, err)
+		require.Equal(t, virtioblk.StatusIOErr, s)
+	}
+	bad.Store(0)
+	r.must(virtioblk.TypeIn, 0, make([]byte, 1<<20))
+
+	// The ring is another matter.
+	bad.Store(ringBase)
+	require.NoError(t, r.q.SubmitChain(q, []vring.Segment{header, body}, []vring.Segment{status}))
+	require.NoError(t, r.q.Kick())
+	require.NoError(t, r.q.Notify())
+	r.broken()
 }
 
 func TestSlowTransfers(t *testing.T) {
@@ -261,16 +285,20 @@ func TestLateInterrupts(t *testing.T) {
 // space. It costs the device, not the process.
 func TestTruncatedMemory(t *testing.T) {
 	for _, region := range []int{0, 1} {
-		for _, faults := range []*loopback.Faults{nil, transfersOnly()} {
+		for _, s := range []setup{{}, {faults: transfersOnly()}, {link: shuffled(6)}} {
 			for _, path := range []string{"", "null:8M"} {
-				engines(t, func(t *testing.T, o epfbackend.Options) { truncate(t, o, faults, path, region) })
+				engines(t, func(t *testing.T, o epfbackend.Options) {
+					s.path, s.options = path, o
+					truncate(t, s, region)
+				})
 			}
 		}
 	}
 }
 
-func truncate(t *testing.T, o epfbackend.Options, faults *loopback.Faults, path string, region int) {
-	r := newRig(t, setup{path: path, options: o, faults: faults, memory: twoRegions, queue: rc.QueueConfig{Size: 64}})
+func truncate(t *testing.T, s setup, region int) {
+	s.memory, s.queue = twoRegions, rc.QueueConfig{Size: 64}
+	r := newRig(t, s)
 	q := r.request(sector)
 	fillFirstRegion(t, r.mem)
 	data, err := r.mem.Alloc(64<<10, 4096)

@@ -17,6 +17,10 @@ var ErrNoStatus = errors.New("request without a status byte")
 
 // request is one descriptor chain on its way: header → steps at the disk →
 // status. It is allocated once and reused.
+//
+// Where its memory cannot be lent, its data is on the way in pieces (bounce.go), and
+// where that is reached by DMA, the header is fetched while others are served
+// (batch.go).
 type request struct {
 	io     disk.IO // the step at the disk; io.Tag is the request's index
 	chain  vring.Chain
@@ -27,13 +31,23 @@ type request struct {
 	dataLen   int64           // bytes in data when the request began
 	readBytes uint32          // bytes the device puts into data if all goes well
 
-	lent   bool         // the step at the disk uses host memory
-	iov    []unix.Iovec // data as lent memory
-	buf    []byte       // a bounce buffer, where memory cannot be lent
-	left   int64        // bytes that have not been through buf yet
+	lent bool         // the step at the disk uses host memory
+	iov  []unix.Iovec // data as lent memory
+
+	left     int64            // bytes that were not given to a piece yet
+	at       int64            // where on the disk they are
+	pieces   int              // on their way
+	inLine   bool             // for another
+	first    *piece           // that came with the header, as long as nobody took it
+	failed   bool             // a piece has; the others only end
+	fate     virtioblk.Status // of the request when all pieces have ended
+	opening  bool             // a piece is to bring the header
+	answered bool             // the status byte went along with the data
+
+	slot   []byte // header and status, where movers reach them; otherwise in small
 	ranges [maxRanges * virtioblk.RangeLen]byte
 	rest   []byte // ranges that are still to be executed
-	small  [64]byte
+	small  [slotLen]byte
 }
 
 // begin executes the request of a fresh chain as far as it goes without
@@ -41,15 +55,16 @@ type request struct {
 // error concerns the ring, not the request.
 func (w *worker) begin(r *request, malformed error) error {
 	r.header = virtioblk.Header{}
-	r.data, r.dataLen, r.readBytes, r.buf, r.rest = nil, 0, 0, nil, nil
+	r.data, r.dataLen, r.readBytes, r.rest = nil, 0, 0, nil
+	r.failed, r.fate, r.opening, r.answered = false, virtioblk.StatusOK, false, false
 	if err := w.frame(r); err != nil {
 		return err
 	}
 	if malformed != nil {
 		return w.finish(r, w.refuse(r, "chain", malformed))
 	}
-	status, atDisk := w.execute(r)
-	if !atDisk {
+	status, goesOn := w.execute(r)
+	if !goesOn {
 		return w.finish(r, status)
 	}
 	return nil
@@ -72,20 +87,32 @@ func (w *worker) frame(r *request) error {
 }
 
 // execute starts the request, or decides its fate at once.
-func (w *worker) execute(r *request) (status virtioblk.Status, atDisk bool) {
-	header := r.small[:virtioblk.HeaderLen]
-	rest, err := w.gather(header, r.chain.Readable)
+func (w *worker) execute(r *request) (status virtioblk.Status, goesOn bool) {
+	if r.chain.ReadableLen < virtioblk.HeaderLen {
+		return w.refuse(r, "header", errShort), false
+	}
+	if w.mover != nil {
+		w.awaitHeader(r)
+		return 0, true
+	}
+	rest, err := w.gather(r.slot[:virtioblk.HeaderLen], r.chain.Readable)
 	if err != nil {
 		return w.refuse(r, "header", err), false
 	}
-	r.header = virtioblk.DecodeHeader(header)
+	return w.dispatch(r, rest)
+}
+
+// dispatch is execute once the header is there; rest follows it. Data that came
+// along with the header is in r.first, and rest then follows that.
+func (w *worker) dispatch(r *request, rest []vring.Segment) (status virtioblk.Status, goesOn bool) {
+	r.header = virtioblk.DecodeHeader(r.slot)
 	switch r.header.Type {
 	case virtioblk.TypeIn:
 		r.setData(r.chain.Writable)
 		r.readBytes = uint32(r.dataLen)
 		return w.transfer(r, disk.Read, vring.Write)
 	case virtioblk.TypeOut:
-		r.setData(rest)
+		r.setRest(rest)
 		if w.f.readOnly {
 			return virtioblk.StatusIOErr, false
 		}
@@ -100,14 +127,21 @@ func (w *worker) execute(r *request) (status virtioblk.Status, atDisk bool) {
 		}
 		return w.answer(r, w.f.lifetime), false
 	case virtioblk.TypeDiscard, virtioblk.TypeWriteZeroes, virtioblk.TypeSecureErase:
-		r.setData(rest)
+		r.setRest(rest)
 		return w.eraseRanges(r)
 	}
 	return virtioblk.StatusUnsupp, false
 }
 
+// setRest is setData with what follows the header.
+func (r *request) setRest(segments []vring.Segment) {
+	if r.first == nil {
+		r.setData(segments)
+	}
+}
+
 func (r *request) setData(segments []vring.Segment) {
-	r.data = segments
+	r.data, r.dataLen = segments, 0
 	for _, s := range segments {
 		r.dataLen += int64(s.Len) // the ring bounds the sum to 32 bits
 	}
@@ -125,7 +159,7 @@ func (w *worker) transfer(r *request, op disk.Op, a vring.Access) (virtioblk.Sta
 	r.io.Op, r.io.Offset = op, off
 	r.io.Durable = op == disk.Write && !w.f.cached()
 	lent, err := false, error(nil)
-	if !w.f.opts.TrapFree {
+	if !w.f.opts.TrapFree && r.first == nil {
 		lent, err = w.lend(r, a)
 	}
 	switch {
@@ -212,16 +246,14 @@ func (w *worker) completed(r *request) {
 	if !w.live() {
 		return
 	}
-	status, atDisk := virtioblk.StatusOK, false
+	status, goesOn := virtioblk.StatusOK, false
 	switch {
 	case err != nil:
 		status = w.diskError(r, err)
-	case r.buf != nil:
-		status, atDisk = w.continueBounce(r)
 	case len(r.rest) > 0:
-		status, atDisk = w.eraseNext(r)
+		status, goesOn = w.eraseNext(r)
 	}
-	if atDisk {
+	if goesOn {
 		return
 	}
 	if err := w.finish(r, status); err != nil {
@@ -229,20 +261,28 @@ func (w *worker) completed(r *request) {
 	}
 }
 
-// finish gives the chain back to the driver.
+// finish gives the chain back to the driver, after its status byte. Where DMA moves
+// that, it is one of a batch.
 func (w *worker) finish(r *request, status virtioblk.Status) error {
-	if r.buf != nil {
-		w.bounce.put(r.buf)
-		r.buf = nil
+	r.fate = status
+	if r.answered {
+		w.push(r)
+		return nil
 	}
-	r.small[0] = byte(status)
-	if err := w.mem.WriteAt(r.small[:1], r.status); err != nil {
-		return fmt.Errorf("queue %d: status byte: %w", w.index, err)
+	r.slot[slotStatus] = byte(status)
+	if w.mover != nil {
+		w.answers = append(w.answers, r)
+		return nil
 	}
+	return w.answerAlone(r)
+}
+
+// push adds a chain whose status is in host memory to those that are used.
+func (w *worker) push(r *request) {
 	// What is reported as written must have been written without a gap
 	// (virtio 1.4 §2.7.8.2); the status comes last.
 	written := uint32(0)
-	if status == virtioblk.StatusOK {
+	if r.fate == virtioblk.StatusOK {
 		written = r.readBytes
 	}
 	if uint64(written)+virtioblk.StatusLen == r.chain.WritableLen {
@@ -251,7 +291,6 @@ func (w *worker) finish(r *request, status virtioblk.Status) error {
 	w.ring.Push(&r.chain, written)
 	w.unseen = true
 	w.free = append(w.free, r)
-	return nil
 }
 
 // refuse is the status of a request that makes no sense.

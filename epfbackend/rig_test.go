@@ -39,6 +39,7 @@ type setup struct {
 	wrap    func(disk.Store) disk.Store
 	options epfbackend.Options
 	faults  *loopback.Faults
+	link    *loopback.Link // host memory is reached by DMA over it
 	memory  []vringtest.Range
 	refuse  []virtio.Feature // what the driver does not accept
 	queue   rc.QueueConfig
@@ -53,6 +54,7 @@ type rig struct {
 	store  disk.Store
 	fn     *epfbackend.Function
 	slot   *loopback.Slot
+	engine *loopback.Engine
 	mem    *vringtest.Memory
 	dev    *rc.Device
 	q      *rc.Queue
@@ -111,7 +113,15 @@ func newSlot(t testing.TB, s setup) *rig {
 func (r *rig) plug() {
 	r.t.Helper()
 	var err error
-	r.slot, err = loopback.Plug(r.fn, r.faults)
+	if r.link == nil {
+		r.slot, err = loopback.Plug(r.fn, r.faults)
+	} else {
+		clock := loopback.NewClock()
+		clock.Run()
+		r.t.Cleanup(clock.Stop)
+		r.engine = loopback.NewEngine(clock, *r.link)
+		r.slot, err = loopback.PlugEngine(r.fn, r.faults, r.engine)
+	}
 	require.NoError(r.t, err)
 	r.closed = false
 	require.NoError(r.t, rc.MapMemory(r.slot, r.mem))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/loopback"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
@@ -86,6 +87,8 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		"file, transfers":          {options: epfbackend.Options{Engine: disk.URing}, faults: transfersOnly()},
 		"null, indirect":           {path: "null:1G", queue: rc.QueueConfig{Indirect: 4}},
 		"null, transfers, starved": {path: "null:1G", faults: transfersOnly()},
+		"file, DMA":                {options: epfbackend.Options{Engine: disk.URing}, link: &loopback.Gen3x2},
+		"null, DMA, packed":        {path: "null:1G", options: epfbackend.Options{Rings: epfbackend.RingPacked}, link: &loopback.Gen3x2},
 	} {
 		for _, kind := range []virtioblk.RequestType{virtioblk.TypeIn, virtioblk.TypeOut, virtioblk.TypeFlush, virtioblk.TypeGetID} {
 			if s.path == "" && kind == virtioblk.TypeFlush {

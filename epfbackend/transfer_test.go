@@ -24,6 +24,7 @@ func TestReadAndWrite(t *testing.T) {
 		"no EVENT_IDX": {refuse: []virtio.Feature{virtio.EventIdx}},
 		"no indirect":  {refuse: []virtio.Feature{virtio.IndirectDesc}, queue: rc.QueueConfig{Indirect: 64}},
 		"indirect":     {queue: rc.QueueConfig{Indirect: 64}},
+		"DMA":          {link: shuffled(1), queue: rc.QueueConfig{Indirect: 64}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			engines(t, func(t *testing.T, o epfbackend.Options) {
@@ -69,12 +70,9 @@ func TestLoopDevices(t *testing.T) {
 // How a request is cut into descriptors means nothing (virtio 1.4 §2.7.4): the
 // parts may be split anywhere, share descriptors, and lie anywhere.
 func TestAnySplit(t *testing.T) {
-	for _, lendable := range []bool{true, false} {
+	for _, s := range []setup{{}, {faults: transfersOnly()}, {link: shuffled(1)}} {
 		engines(t, func(t *testing.T, o epfbackend.Options) {
-			s := setup{options: o, queue: rc.QueueConfig{Indirect: 200}}
-			if !lendable {
-				s.faults = transfersOnly()
-			}
+			s.options, s.queue = o, rc.QueueConfig{Indirect: 200}
 			r := newRig(t, s)
 			rng := rand.New(rand.NewPCG(1, 2))
 			buf := r.request(80 << 10)

@@ -14,6 +14,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk/disktest"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/loopback"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
@@ -29,8 +30,14 @@ func trapFree(s setup) setup {
 }
 
 func TestTrapFreeServesRequests(t *testing.T) {
+	for _, link := range []*loopback.Link{nil, shuffled(12)} {
+		trapFreeServes(t, link)
+	}
+}
+
+func trapFreeServes(t *testing.T, link *loopback.Link) {
 	engines(t, func(t *testing.T, o epfbackend.Options) {
-		r := newRig(t, trapFree(setup{options: o}))
+		r := newRig(t, trapFree(setup{options: o, link: link}))
 		roundTrips(r)
 		big := pattern(3<<20, 9)
 		r.must(virtioblk.TypeOut, 0, big)
@@ -42,14 +49,18 @@ func TestTrapFreeServesRequests(t *testing.T) {
 // One driver after the other uses the device; none waits for the end of a reset,
 // and none finds a queue enabled that it has not enabled.
 func TestTrapFreeDriversComeAndGo(t *testing.T) {
-	r := newRig(t, trapFree(setup{}))
-	for range 100 {
-		r.alive()
-		require.NoError(t, r.dev.Reset())
-		enabled, err := r.dev.Read(virtiopci.QueueEnable, 2)
-		require.NoError(t, err)
-		require.Zero(t, enabled)
-		r.start()
+	for name, link := range map[string]*loopback.Link{"transfers": nil, "DMA": shuffled(13)} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, trapFree(setup{link: link}))
+			for range 100 {
+				r.alive()
+				require.NoError(t, r.dev.Reset())
+				enabled, err := r.dev.Read(virtiopci.QueueEnable, 2)
+				require.NoError(t, err)
+				require.Zero(t, enabled)
+				r.start()
+			}
+		})
 	}
 }
 
@@ -79,10 +90,14 @@ func TestTrapFreeWriteCacheByEvidence(t *testing.T) {
 // A driver that resets in the middle of I/O sees neither data nor used buffers
 // arrive later, though the disk was slow and the driver did not wait.
 func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
-	for _, kind := range []virtioblk.RequestType{virtioblk.TypeIn, virtioblk.TypeOut} {
+	for n, kind := range []virtioblk.RequestType{virtioblk.TypeIn, virtioblk.TypeOut, virtioblk.TypeIn, virtioblk.TypeOut} {
 		t.Run(kind.String(), func(t *testing.T) {
+			var link *loopback.Link
+			if n >= 2 {
+				link = shuffled(14)
+			}
 			var faults *disktest.Faults
-			r := newRig(t, faulty(trapFree(setup{}), &faults))
+			r := newRig(t, faulty(trapFree(setup{link: link}), &faults))
 			r.must(virtioblk.TypeOut, 0, pattern(64<<10, 1))
 			q := r.request(64 << 10)
 			q.Type = kind

@@ -77,9 +77,8 @@ func newTurns(t testing.TB, path string, depth int, packed, indirect bool) *turn
 	q := d.drv.Queue()
 	d.w, err = newWorker(f, 0, regfile.Queue{Size: q.Size, Desc: q.Desc, Driver: q.Driver, Device: q.Device}, running)
 	require.NoError(t, err)
-	d.w.engine, err = store.NewEngine(disk.Auto, len(d.w.all), f.bells[0].FD())
-	require.NoError(t, err)
-	t.Cleanup(d.w.closeEngine)
+	require.NoError(t, d.w.open())
+	t.Cleanup(d.w.close)
 	return d
 }
 

@@ -56,13 +56,23 @@ type worker struct {
 	lent      int        // requests at the engine that use host memory
 	unseen    bool       // used buffers are pushed, not yet published
 	more      bool       // the ring may hold more than was fetched
+	unasked   bool       // the driver was not asked to notify, for the ring will be looked at
 	pace      pollPace
-	bounce    bouncePool
-	starved   []*request   // waiting for a bounce buffer
+	pool      pool
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
 	lookGuard func() error
 	waiting   time.Duration // when the wait began, since started; 0 if it has not
+
+	// Of host memory that is reached by DMA:
+	mover       epc.Mover   // nil: it is not
+	moved       []*epc.Move // ended, not yet looked at
+	moving      int         // in flight
+	lost        bool        // the mover is broken
+	batches     []batch
+	freeBatches []*batch
+	headers     []*request // whose header is to be fetched
+	answers     []*request // whose status is to be written
 }
 
 // startWorker starts the worker of queue i. at is where it begins: running or
@@ -82,18 +92,15 @@ func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err er
 	}
 	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look
 	w.pace.mode = f.opts.Poll
-	if f.opts.TrapFree {
-		w.bounce.limit = bounceCountTrapFree
-	} else {
-		w.bounce.limit = bounceCount
+	if !f.opts.TrapFree {
 		err = w.negotiatedRing()
 	}
 	depth := min(q.Size, maxInFlight)
 	w.all = make([]request, depth)
 	w.free = make([]*request, depth)
-	w.starved = make([]*request, 0, depth)
 	for n := range w.all {
 		w.all[n].io.Tag = n
+		w.all[n].slot = w.all[n].small[:]
 		w.free[n] = &w.all[n]
 	}
 	return w, err
@@ -114,19 +121,42 @@ func (w *worker) run(err error) {
 	defer w.gate.reach(stopped)
 	w.pin()
 	if err == nil {
-		w.engine, err = w.f.store.NewEngine(w.f.opts.Engine, len(w.all), w.f.bells[w.index].FD())
+		err = w.open()
 	}
 	if err != nil {
 		w.fail(fmt.Errorf("start queue %d: %w", w.index, err))
-		w.idle()
-		return
+	} else {
+		w.more = true // the driver may have rung before we were there
+		for w.step() {
+		}
 	}
-	w.more = true // the driver may have rung before we were there
-	for w.step() {
-	}
-	w.closeEngine()
-	w.bounce.close()
+	w.close()
 	w.idle()
+}
+
+// open makes what the worker does its work with.
+func (w *worker) open() (err error) {
+	depth := len(w.all) + smallCount + largeCount
+	w.engine, err = w.f.store.NewEngine(w.f.opts.Engine, depth, w.f.bells[w.index].FD())
+	if err != nil {
+		return err
+	}
+	return w.openMover()
+}
+
+// close waits for what is in flight, and gives up what open has made.
+func (w *worker) close() {
+	if w.mover != nil {
+		if err := w.mover.Close(); err != nil {
+			w.log.Warn("DMA engine not closed cleanly", "err", err)
+		}
+	}
+	if w.engine != nil {
+		if err := w.engine.Close(); err != nil {
+			w.log.Warn("disk engine not closed cleanly", "err", err)
+		}
+	}
+	w.pool.close()
 }
 
 // ended says whether the goroutine is gone.
@@ -144,12 +174,6 @@ func (w *worker) idle() {
 	for want := w.gate.wanted(); want != stopped; want = w.gate.wanted() {
 		w.gate.reach(want)
 		w.gate.park(want)
-	}
-}
-
-func (w *worker) closeEngine() {
-	if err := w.engine.Close(); err != nil {
-		w.log.Warn("disk engine not closed cleanly", "err", err)
 	}
 }
 
@@ -171,7 +195,7 @@ func (w *worker) step() bool {
 	for {
 		err := shm.Guard(w.turnGuard)
 		if err == nil {
-			return true
+			return !w.lost
 		}
 		// What has completed must still be accounted for, or the worker would
 		// never become quiet; broken, it no longer touches the memory.
@@ -181,7 +205,9 @@ func (w *worker) step() bool {
 
 // quiet says that nothing in flight uses host memory. A flush or the like may
 // take long, and can go on during a pause.
-func (w *worker) quiet() bool { return w.lent == 0 && len(w.done) == 0 }
+func (w *worker) quiet() bool {
+	return w.lent == 0 && w.moving == 0 && len(w.done) == 0 && len(w.moved) == 0
+}
 
 // pause stays until running is wanted and the ring is on the map of host memory,
 // which may have changed, or until a stop is wanted.
@@ -211,24 +237,61 @@ func (w *worker) pause() {
 // memory, and may be cut short by a fault in it.
 func (w *worker) turn() error {
 	w.live()
+	for w.reap() {
+		m := w.moved[0]
+		w.moved = w.moved[1:]
+		w.moving--
+		w.moveEnded(m)
+	}
 	for len(w.done) > 0 {
-		r := &w.all[w.done[0].Tag]
+		io := w.done[0]
 		w.done = w.done[1:]
-		w.completed(r)
+		if io.Tag < len(w.all) {
+			w.completed(&w.all[io.Tag])
+		} else {
+			w.pieceAtDisk(&w.pool.pieces[io.Tag-len(w.all)])
+		}
 	}
 	w.more = false
-	if err := w.feedStarved(); err != nil {
-		return err
-	}
+	w.proceed()
 	if err := w.fetch(); err != nil {
 		return err
 	}
+	w.proceed()
 	return w.publish()
+}
+
+// reap says whether there are moves that have ended.
+func (w *worker) reap() bool {
+	if len(w.moved) == 0 && w.mover != nil {
+		w.moved = w.mover.Completed()
+	}
+	return len(w.moved) > 0
+}
+
+// proceed starts moves and pieces that can be, before transfers are waited for.
+func (w *worker) proceed() {
+	w.fetchHeaders()
+	w.feed()
+	w.settle()
+	w.submit()
+}
+
+// submit hands moves to the DMA engine. When that is broken it never tells their end.
+func (w *worker) submit() {
+	if w.mover == nil || w.lost {
+		return
+	}
+	if err := w.mover.Submit(); err != nil {
+		w.lost = true
+		w.fail(fmt.Errorf("queue %d: submit to the DMA engine: %w", w.index, err))
+	}
 }
 
 // fetch starts what the driver made available, as long as there are requests to
 // hold it, and asks to be notified once there is nothing more.
 func (w *worker) fetch() error {
+	w.unasked = false
 	if w.broken || w.gate.wanted() != running {
 		return nil
 	}
@@ -266,8 +329,10 @@ func (w *worker) fetch() error {
 			return nil
 		}
 		if w.pace.budget(w.cause()) != 0 {
-			return nil // it will be looked at
+			w.unasked = true // it will be looked at
+			return nil
 		}
+		w.proceed()
 		if err := w.arm(); err != nil || !w.more {
 			return err
 		}

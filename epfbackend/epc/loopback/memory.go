@@ -16,6 +16,7 @@ import (
 // lies behind it.
 type hostMemory struct {
 	faults *Faults
+	engine *Engine // nil: none
 	table  *epc.Memory
 
 	mu       sync.RWMutex
@@ -27,8 +28,8 @@ type mapping struct {
 	*shm.Mapping
 }
 
-func (h *hostMemory) init(faults *Faults) {
-	h.faults = faults
+func (h *hostMemory) init(faults *Faults, engine *Engine) {
+	h.faults, h.engine = faults, engine
 	h.table = epc.NewMemory(h)
 	h.mappings = make(map[uint64]mapping)
 }
@@ -40,7 +41,7 @@ func (h *hostMemory) add(r rc.Region) error {
 		return err
 	}
 	entry := epc.Region{Addr: r.Addr, Size: r.Size, Mem: m.Bytes(), Readable: true, Writable: !r.ReadOnly}
-	if h.faults.unlendable(r.Addr) {
+	if h.engine != nil || h.faults.unlendable(r.Addr) {
 		entry.Mem = nil
 	}
 	if err := h.table.Add(entry); err != nil {
@@ -78,27 +79,39 @@ func (h *hostMemory) close() error {
 
 // ReadHost implements epc.Transfer.
 func (h *hostMemory) ReadHost(p []byte, addr uint64) error {
-	if err := h.faults.transfer(false, addr, len(p)); err != nil {
-		return err
+	if h.engine != nil {
+		h.engine.transfer(false, addr, len(p))
 	}
-	return h.move(addr, len(p), func(w shm.Window) { w.Read(p, 0) })
+	return h.dma(false, addr, p)
 }
 
 // WriteHost implements epc.Transfer.
 func (h *hostMemory) WriteHost(p []byte, addr uint64) error {
-	if err := h.faults.transfer(true, addr, len(p)); err != nil {
+	if h.engine != nil {
+		h.engine.transfer(true, addr, len(p))
+		defer h.engine.clock.stepped()
+	}
+	return h.dma(true, addr, p)
+}
+
+// dma moves a segment in either direction.
+func (h *hostMemory) dma(write bool, addr uint64, p []byte) error {
+	if err := h.faults.transfer(write, addr, len(p)); err != nil {
 		return err
 	}
-	return h.move(addr, len(p), func(w shm.Window) { w.Write(0, p) })
+	if write {
+		return h.move(addr, len(p), true, func(w shm.Window) { w.Write(0, p) })
+	}
+	return h.move(addr, len(p), false, func(w shm.Window) { w.Read(p, 0) })
 }
 
 // move lets f access the n bytes at addr. Memory whose file was truncated is an
 // error, as it would be on a bus.
-func (h *hostMemory) move(addr uint64, n int, f func(w shm.Window)) error {
+func (h *hostMemory) move(addr uint64, n int, write bool, f func(w shm.Window)) error {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, m := range h.mappings {
-		if off := addr - m.Addr; off < m.Size && uint64(n) <= m.Size-off {
+		if off := addr - m.Addr; off < m.Size && uint64(n) <= m.Size-off && !(write && m.ReadOnly) {
 			return shm.Guard(func() error {
 				f(shm.Of(m.Bytes()[off : off+uint64(n)]))
 				return nil
@@ -106,4 +119,12 @@ func (h *hostMemory) move(addr uint64, n int, f func(w shm.Window)) error {
 		}
 	}
 	return fmt.Errorf("transfer at %#x: %w", addr, vring.ErrUnmapped)
+}
+
+// quiet returns ErrInUse while the engine has moves in flight.
+func (h *hostMemory) quiet() error {
+	if h.engine != nil && !h.engine.idle() {
+		return ErrInUse
+	}
+	return nil
 }

@@ -46,8 +46,21 @@ type Slot struct {
 
 var _ rc.Bus = (*Slot)(nil)
 
+// ErrInUse reports a function that uses host memory when it said that it does not.
+var ErrInUse = errors.New("host memory is in use by a function that is paused or reset")
+
 // Plug puts a function in a slot and gives it its controller. faults may be nil.
 func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
+	return plug(fn, faults, nil)
+}
+
+// PlugEngine is Plug with a DMA engine: the controller is an epc.Moving, and none of
+// the host's memory is mapped. All of the function's transfers use the engine's link.
+func PlugEngine(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
+	return plug(fn, faults, engine)
+}
+
+func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 	if faults == nil {
 		faults = new(Faults)
 	}
@@ -63,12 +76,17 @@ func Plug(fn epc.Function, faults *Faults) (*Slot, error) {
 	if err := s.makeBARMemory(); err != nil {
 		return nil, err
 	}
-	s.host.init(faults)
+	s.host.init(faults, engine)
 	s.pins.init(faults)
 	if r, ok := fn.(epc.Rung); ok {
 		s.bells = r.Doorbells()
 	}
-	fn.Attach(controller{s})
+	if engine == nil {
+		fn.Attach(controller{s})
+		return s, nil
+	}
+	engine.host = &s.host
+	fn.Attach(movingController{controller{s}})
 	return s, nil
 }
 
@@ -108,7 +126,7 @@ func (s *Slot) Unplug() error {
 		return nil
 	}
 	var errs *multierror.Error
-	errs = multierror.Append(errs, s.fn.Detach())
+	errs = multierror.Append(errs, s.fn.Detach(), s.host.quiet())
 	s.fn = nil
 	errs = multierror.Append(errs, s.closeBARMemory())
 	s.pins.close()
@@ -259,6 +277,9 @@ func (s *Slot) paused(change func() error) error {
 		if err := s.fn.Pause(ctx); err != nil {
 			return err
 		}
+		if err := s.host.quiet(); err != nil {
+			return err
+		}
 		return change()
 	})
 }
@@ -282,7 +303,10 @@ func (s *Slot) Reset() error {
 		defer cancel()
 		s.config.Reset()
 		s.route()
-		return s.fn.Reset(ctx)
+		if err := s.fn.Reset(ctx); err != nil {
+			return err
+		}
+		return s.host.quiet()
 	})
 }
 
@@ -310,6 +334,20 @@ func (c controller) BARMemory(bar int) []byte {
 	}
 	return nil
 }
-func (c controller) MSIXEnabled() bool             { return c.s.pins.msixEnabled() }
-func (c controller) RaiseMSIX(vector uint16) error { return c.s.pins.raise(vector) }
-func (c controller) SetINTx(asserted bool) error   { return c.s.pins.drive(asserted) }
+func (c controller) MSIXEnabled() bool { return c.s.pins.msixEnabled() }
+func (c controller) RaiseMSIX(vector uint16) error {
+	if e := c.s.host.engine; e != nil {
+		e.interrupt()
+	}
+	return c.s.pins.raise(vector)
+}
+func (c controller) SetINTx(asserted bool) error { return c.s.pins.drive(asserted) }
+
+// movingController is that of a slot with a DMA engine.
+type movingController struct{ controller }
+
+var _ epc.Moving = movingController{}
+
+func (c movingController) NewMover(depth int, memory []byte, bell int) (epc.Mover, error) {
+	return c.s.host.engine.newMover(depth, memory, bell), nil
+}

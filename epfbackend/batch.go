@@ -1,0 +1,196 @@
+package epfbackend
+
+import (
+	"fmt"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/vring"
+)
+
+// What is small is moved for several requests at once where host memory is reached by
+// DMA: the headers of those that bring no data, and the status bytes of those that
+// could not send theirs along with data. As much goes into one batch as a turn has
+// brought, so that batches grow with the load, and nothing waits for others.
+//
+// A batch that fails does not say for whom, so its parts are then transferred again,
+// one by one.
+const (
+	batchCount = 16
+	batchSize  = 64 // requests
+)
+
+type batch struct {
+	move epc.Move // move.Tag is beyond those of the pieces
+	list []*request
+	ends []int // by request: how many parts there are up to its last
+}
+
+// openMover gets the worker its share of the controller's DMA engine, if it has one.
+func (w *worker) openMover() error {
+	moving, ok := w.ctl.(epc.Moving)
+	if !ok {
+		return nil
+	}
+	if err := w.openPool(); err != nil {
+		return err
+	}
+	for i := range w.all {
+		w.all[i].slot = w.pool.slot(i)
+	}
+	pieces := len(w.pool.pieces)
+	w.batches = make([]batch, batchCount)
+	for i := range w.batches {
+		w.batches[i].move.Tag = pieces + i
+		w.freeBatches = append(w.freeBatches, &w.batches[i])
+	}
+	w.headers = make([]*request, 0, len(w.all))
+	w.answers = make([]*request, 0, len(w.all))
+	var err error
+	w.mover, err = moving.NewMover(pieces+batchCount, w.pool.memory, w.f.bells[w.index].FD())
+	return err
+}
+
+// awaitHeader has the header of a fresh request fetched. Data that the request brings
+// comes along, unless its memory can be lent.
+func (w *worker) awaitHeader(r *request) {
+	data := int64(r.chain.ReadableLen) - virtioblk.HeaderLen
+	if data == 0 || w.f.readOnly || w.lendable(&r.chain) {
+		w.headers = append(w.headers, r)
+		return
+	}
+	r.opening, r.dataLen, r.left = true, data, data
+	w.queueUp(r)
+}
+
+// lendable says whether it looks as if what a request brings could be lent.
+func (w *worker) lendable(c *vring.Chain) bool {
+	if w.f.opts.TrapFree {
+		return false
+	}
+	last := c.Readable[len(c.Readable)-1]
+	b, err := w.mem.Lend(last.Addr, int(last.Len), vring.Read)
+	return err == nil && len(b) > 0
+}
+
+// openWith fetches header and first data of r, the latter into p.
+func (w *worker) openWith(r *request, p *piece) {
+	p.n = int(min(r.left, int64(len(p.buf))))
+	p.move.Dir = epc.FromHost
+	p.move.Parts, r.data = cut(p.move.Parts[:0], r.chain.Readable, r.slot[:virtioblk.HeaderLen])
+	p.move.Parts, r.data = cut(p.move.Parts, r.data, p.buf[:p.n])
+	w.startMove(&p.move)
+}
+
+// opened goes on when header and first data of r are there.
+func (w *worker) opened(r *request, p *piece) {
+	r.opening, r.left, r.first = false, 0, p
+	w.headerCame(r, nil)
+}
+
+// fetchHeaders sends for the headers that are to be fetched. To wait for the only
+// one is quicker than to be told of it.
+func (w *worker) fetchHeaders() {
+	if len(w.headers) == 0 || w.gate.wanted() != running || !w.live() {
+		return
+	}
+	if len(w.headers) == 1 && w.ring.InFlight() == 1 {
+		r := w.headers[0]
+		w.headers = w.headers[:0]
+		var err error
+		r.data, err = w.gather(r.slot[:virtioblk.HeaderLen], r.chain.Readable)
+		w.headerCame(r, err)
+		return
+	}
+	w.headers = w.sendBatches(epc.FromHost, w.headers)
+}
+
+// headerCame goes on when the header of a request is there, or could not be fetched.
+func (w *worker) headerCame(r *request, err error) {
+	status, goesOn := virtioblk.StatusIOErr, false
+	if err != nil {
+		w.refuse(r, "header", err)
+	} else {
+		status, goesOn = w.dispatch(r, r.data)
+	}
+	if p := r.first; p != nil { // of no use
+		r.first = nil
+		w.putBack(p)
+	}
+	if goesOn {
+		return
+	}
+	if err := w.finish(r, status); err != nil {
+		w.fail(err)
+	}
+}
+
+// settle writes the status bytes of requests that are done otherwise, a single one by
+// a transfer.
+func (w *worker) settle() {
+	switch {
+	case len(w.answers) == 0 || !w.live():
+	case len(w.answers) == 1:
+		r := w.answers[0]
+		w.answers = w.answers[:0]
+		if err := w.answerAlone(r); err != nil {
+			w.fail(err)
+		}
+	default:
+		w.answers = w.sendBatches(epc.ToHost, w.answers)
+	}
+}
+
+// answerAlone writes a status byte by a transfer.
+func (w *worker) answerAlone(r *request) error {
+	if err := w.mem.WriteAt(r.slot[slotStatus:][:virtioblk.StatusLen], r.status); err != nil {
+		return fmt.Errorf("queue %d: status byte: %w", w.index, err)
+	}
+	w.push(r)
+	return nil
+}
+
+// sendBatches starts the moves of as many of the requests as there are batches for,
+// and returns the others.
+func (w *worker) sendBatches(d epc.Direction, list []*request) []*request {
+	for len(list) > 0 && len(w.freeBatches) > 0 {
+		b := w.freeBatches[len(w.freeBatches)-1]
+		w.freeBatches = w.freeBatches[:len(w.freeBatches)-1]
+		n := min(len(list), batchSize)
+		b.list, b.ends = append(b.list[:0], list[:n]...), b.ends[:0]
+		list = append(list[:0], list[n:]...)
+		b.move.Dir, b.move.Parts = d, b.move.Parts[:0]
+		for _, r := range b.list {
+			if d == epc.FromHost {
+				b.move.Parts, r.data = cut(b.move.Parts, r.chain.Readable, r.slot[:virtioblk.HeaderLen])
+			} else {
+				status := r.slot[slotStatus:][:virtioblk.StatusLen]
+				b.move.Parts = append(b.move.Parts, epc.Part{Addr: r.status, Local: status})
+			}
+			b.ends = append(b.ends, len(b.move.Parts))
+		}
+		w.startMove(&b.move)
+	}
+	return list
+}
+
+// batchEnded goes on with the requests of a batch.
+func (w *worker) batchEnded(b *batch) {
+	from := 0
+	for i, r := range b.list {
+		var err error
+		if b.move.Err != nil && w.live() {
+			err = w.copyParts(b.move.Dir, b.move.Parts[from:b.ends[i]])
+		}
+		from = b.ends[i]
+		switch {
+		case b.move.Dir == epc.FromHost:
+			w.headerCame(r, err)
+		case err != nil:
+			w.fail(fmt.Errorf("queue %d: status byte: %w", w.index, err))
+		default:
+			w.push(r)
+		}
+	}
+	w.freeBatches = append(w.freeBatches, b)
+}
