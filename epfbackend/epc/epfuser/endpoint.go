@@ -247,4 +247,5 @@ var (
 	background                    = context.Background()
 	_          epc.Controller     = (*Slot)(nil)
 	_          epc.DoorbellMapper = (*Slot)(nil)
+	_          epc.Moving         = (*Slot)(nil)
 )
