@@ -176,3 +176,26 @@ func TestVMVblkWithout(t *testing.T) {
 		r.stopServing()
 	}
 }
+
+// One server is stopped and another one goes on, while the root complex uses the disk.
+func TestVMVblkRestart(t *testing.T) {
+	r := vblk(t, "newest")
+	r.serveOn("--disk /dev/vda2 --epc ,keep")
+	r.rc(`
+		fio --name=v --filename=/dev/vda --rw=randrw --bsrange=4k-64k --size=16m --ioengine=io_uring --iodepth=8 \
+			--direct=1 --verify=crc32c --randseed=1 --loops=3 --minimal >/tmp/fio.out 2>&1 &
+		echo $! >/tmp/fio.pid
+	`)
+	for range 3 {
+		r.ep(`
+			kill -TERM $(cat /tmp/vblk.pid)
+			within 30 test ! -d /proc/$(cat /tmp/vblk.pid)
+			[ -n "$(ls /sys/kernel/config/pci_ep/functions/pci_epf_user)" ]
+			./vblk-ep serve --verbose --disk /dev/vda2 --epc ,keep >/tmp/vblk.out 2>/tmp/vblk.err &
+			echo $! >/tmp/vblk.pid
+			within 20 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
+		`)
+	}
+	r.rc("within 120 test ! -d /proc/$(cat /tmp/fio.pid); cat /tmp/fio.out; ! grep -i -E 'error|fail' /tmp/fio.out")
+	r.rc("dd if=/dev/vda of=/dev/null bs=1M count=16 iflag=direct status=none")
+}
