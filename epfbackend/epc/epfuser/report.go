@@ -26,15 +26,12 @@ type Line struct {
 // Report returns what the slot's controller can do.
 func (s *Slot) Report() *Report {
 	i := &s.info
-	r := &Report{Name: s.e.name, Doorbell: s.doorbellMeans(), Data: "by the processor"}
-	if s.dma() {
-		r.Data = "by DMA"
-	}
+	r := &Report{Name: s.e.name, Doorbell: s.doorbellMeans(), Data: s.dataMeans()}
 	add := func(what, has, means string) { r.Lines = append(r.Lines, Line{what, has, means}) }
 	add("MSI-X", has(i.Features&epfdev.HasMSIX), "one vector for each queue, one for configuration changes")
 	add("capabilities", fmt.Sprintf("%d bytes free", i.CapsRoom), "the host finds the registers by them")
 	add("doorbell", s.room.Doorbell.Kind.String(), r.Doorbell)
-	add("BARs", s.bars6(), fmt.Sprintf("sizes in steps of %d KiB", s.room.Granule>>10))
+	add("BARs", s.barsHas(), fmt.Sprintf("sizes in steps of %d KiB", s.room.Granule>>10))
 	ranges := "the doorbell needs a BAR that is as small as its page"
 	if s.room.SubRanges {
 		ranges = "the doorbell may be a part of a BAR"
@@ -47,11 +44,6 @@ func (s *Slot) Report() *Report {
 		link = "the function is reset when the link goes down"
 	}
 	add("link events", has(i.Features&epfdev.HasLink), link)
-	master := "transfers fail when the host turns bus mastering off"
-	if i.Status&epfdev.BusMasterKnown != 0 {
-		master = "host memory is left alone while it is off"
-	}
-	add("bus master", has(i.Status&epfdev.BusMasterKnown), master)
 	return r
 }
 
@@ -62,12 +54,25 @@ func has(flag uint32) string {
 	return "no"
 }
 
-// dma says whether data is moved by DMA.
-func (s *Slot) dma() bool { return s.info.Features&epfdev.HasDMA != 0 && !s.e.opts.NoDMA }
+// dataMeans says how data is moved.
+func (s *Slot) dataMeans() string {
+	switch {
+	case s.e.opts.NoDMA:
+		return "by the processor, as asked for"
+	case s.info.Features&epfdev.HasDMA != 0:
+		return "by DMA"
+	case s.info.Status&epfdev.Initialized == 0:
+		return "by DMA if there is any"
+	}
+	return "by the processor"
+}
 
 func (s *Slot) dmaHas() string {
 	i := &s.info
-	if i.Features&epfdev.HasDMA == 0 {
+	switch {
+	case i.Features&epfdev.HasDMA == 0 && i.Status&epfdev.Initialized == 0:
+		return "known once a host is there"
+	case i.Features&epfdev.HasDMA == 0:
 		return "no"
 	}
 	text := fmt.Sprintf("%d+%d channels", i.ChannelsTo, i.ChannelsFrom)
@@ -91,8 +96,8 @@ func (s *Slot) doorbellMeans() string {
 	return "none, memory is looked at"
 }
 
-// bars6 draws the six BARs.
-func (s *Slot) bars6() string {
+// barsHas lists the BARs that can be used.
+func (s *Slot) barsHas() string {
 	var parts []string
 	for n, p := range s.room.BARs {
 		text := fmt.Sprint(n)
