@@ -4,6 +4,7 @@ GO       ?= go
 FUZZTIME ?= 10s
 VERSION  := $(shell git describe --always --dirty 2>/dev/null)
 
+.NOTPARALLEL: # tests with guests need the machine for themselves
 .PHONY: build demo test unit guest lint fuzz bench kernel lab lab-test clean
 
 build: ## bin/vblk-ep
@@ -13,9 +14,9 @@ demo: build ## serve a disk image to a stock guest, and look at what it wrote
 	scripts/setup demo
 	$(GO) run ./internal/demo -vblk-ep bin/vblk-ep
 
-test: ## everything: lint, unit tests with the race detector, guests, a bounded fuzz
+test: ## everything: lint, unit tests with the race detector, guests, the lab, a bounded fuzz
 	scripts/setup test
-	$(MAKE) lint unit guest fuzz
+	$(MAKE) lint unit guest lab-test fuzz
 
 unit: ## all that needs no guest
 	$(GO) test -race -skip '^TestVM' ./...
@@ -27,11 +28,12 @@ guest: build ## stock kernels and firmware against the real program
 kernel: ## the endpoint's kernel, and what the kernel's own endpoint test needs
 	@scripts/kernel ep
 	@scripts/kernel rc
+	@scripts/kernel rc arm64
 
 lab: ## two guests on a PCIe link of their own, with consoles: docs/lab.md
 	$(GO) run ./internal/lab/cmd
 
-lab-test: ## what the kernel's own endpoint functions and drivers do on that link
+lab-test: kernel ## what the kernel's own endpoint functions and drivers do on that link
 	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' ./internal/lab/machines | scripts/quiet
 
 lint: ## go vet for both machines, staticcheck, gofumpt

@@ -21,6 +21,8 @@ const (
 
 	capIDMSI = 0x05
 
+	multifunction = 0x80 // in the header type
+
 	msiControl = capMSI + 2
 	msiEnable  = 1 << 0
 	msiCapable = 1 // shift of the log2 of the vectors there are
@@ -96,6 +98,10 @@ func (c *configSpace) barAddr(n int, is64 bool) uint64 {
 	return addr
 }
 
+func (c *configSpace) command() uint16 { return c.get16(virtiopci.ConfigCommand) }
+func (c *configSpace) busMaster() bool { return c.command()&virtiopci.CommandBusMaster != 0 }
+func (c *configSpace) memoryOn() bool  { return c.command()&virtiopci.CommandMemory != 0 }
+
 // putPM writes the power management capability (PCI-PM 1.2 §3.2).
 func (c *configSpace) putPM(next byte) {
 	copy(c.image[capPM:], []byte{virtiopci.CapIDPowerManagement, next, 0x03, 0x00, 0x08, 0x00, 0, 0})
@@ -161,95 +167,96 @@ func controllerConfig() *configSpace {
 	return c
 }
 
-// function is what the endpoint made of the function that the RC sees, and what
-// the RC wrote there. The lab's lock guards it.
-type function struct {
+// definition is what the endpoint made of a function that the RC sees, and what the
+// RC wrote there. The lab's lock guards it.
+type definition struct {
 	configSpace
 	bars               [numBARs][strideBAR / 4]uint32
 	msi, msix          uint32
 	msixTable, msixPBA uint32
 	capNext            uint32
+	control            uint32 // of the function
 }
 
-func (f *function) reset() {
-	*f = function{}
-	f.rebuild()
+func (d *definition) reset() {
+	*d = definition{}
+	d.rebuild()
 }
 
-func (f *function) control(bar int) uint32 { return f.bars[bar][BARControl/4] & barControlBits }
+func (d *definition) barControl(bar int) uint32 { return d.bars[bar][BARControl/4] & barControlBits }
 
-func (f *function) present(bar int) bool { return f.control(bar)&BARPresent != 0 }
+func (d *definition) hasBAR(bar int) bool { return d.barControl(bar)&BARPresent != 0 }
 
 // size returns the size of a BAR in bytes, 0 if it is not there.
-func (f *function) size(bar int) uint64 {
-	if !f.present(bar) {
+func (d *definition) size(bar int) uint64 {
+	if !d.hasBAR(bar) {
 		return 0
 	}
-	return pair(f.bars[bar][BARSizeLo/4:])
+	return pair(d.bars[bar][BARSizeLo/4:])
 }
 
 // pair is a 64-bit value in two registers, low first.
 func pair(r []uint32) uint64 { return uint64(r[0]) | uint64(r[1])<<32 }
 
-func (f *function) msiVectors() int {
-	if f.msi&CapPresent == 0 {
+func (d *definition) msiVectors() int {
+	if d.msi&CapPresent == 0 {
 		return 0
 	}
-	return 1 << min(f.msi&7, 5)
+	return 1 << min(d.msi&7, 5)
 }
 
-func (f *function) msixVectors() int {
-	if f.msix&CapPresent == 0 {
+func (d *definition) msixVectors() int {
+	if d.msix&CapPresent == 0 {
 		return 0
 	}
-	return int(f.msix&virtiopci.MSIXSizeMask) + 1
+	return int(d.msix&virtiopci.MSIXSizeMask) + 1
 }
 
 // rebuild derives the controller's own parts of configuration space from the
 // registers. What the RC wrote there is reset.
-func (f *function) rebuild() {
-	f.put16(virtiopci.ConfigCommand, 0)
-	f.image[virtiopci.ConfigCacheLineSize] = 0
-	f.image[virtiopci.ConfigLatencyTimer] = 0
-	f.image[virtiopci.ConfigInterruptLine] = 0
-	f.putHeader()
+func (d *definition) rebuild() {
+	d.put16(virtiopci.ConfigCommand, 0)
+	d.image[virtiopci.ConfigCacheLineSize] = 0
+	d.image[virtiopci.ConfigLatencyTimer] = 0
+	d.image[virtiopci.ConfigInterruptLine] = 0
+	d.putHeader()
 	upper := false
 	for n := range numBARs {
 		if upper {
 			upper = false
 			continue
 		}
-		ctrl := f.control(n)
+		ctrl := d.barControl(n)
 		upper = ctrl&(BARPresent|BAR64Bit) == BARPresent|BAR64Bit && n < numBARs-1
-		f.putBAR(n, f.size(n), upper, ctrl&BARPrefetchable != 0)
+		d.putBAR(n, d.size(n), upper, ctrl&BARPrefetchable != 0)
 	}
-	f.link()
+	d.link()
 }
 
 // link writes the standard capabilities and their chain, last first.
-func (f *function) link() {
-	clear(f.image[capPM:capFree])
-	clear(f.writable[capPM:capFree])
-	next := byte(f.capNext)
-	if n := f.msixVectors(); n > 0 {
-		f.putMSIX(capMSIX, next, n, f.msixTable, f.msixPBA)
+func (d *definition) link() {
+	clear(d.image[capPM:capFree])
+	clear(d.writable[capPM:capFree])
+	next := byte(d.capNext)
+	if n := d.msixVectors(); n > 0 {
+		d.putMSIX(capMSIX, next, n, d.msixTable, d.msixPBA)
 		next = capMSIX
 	}
-	f.putPCIe(next)
+	d.putPCIe(next)
 	next = capPCIe
-	if n := f.msiVectors(); n > 0 {
-		f.putMSI(next, bits.TrailingZeros(uint(n)))
+	if n := d.msiVectors(); n > 0 {
+		d.putMSI(next, bits.TrailingZeros(uint(n)))
 		next = capMSI
 	}
-	f.putPM(next)
-	f.image[virtiopci.ConfigCapabilities] = capPM
+	d.putPM(next)
+	d.image[virtiopci.ConfigCapabilities] = capPM
 }
 
 // poke is a write from the endpoint's side.
-func (f *function) poke(off int, p []byte) {
+func (d *definition) poke(off int, p []byte) {
 	for i, v := range p {
 		if at := off + i; !controllers(at) {
-			f.image[at] = v
+			d.image[at] = v
 		}
 	}
 }
@@ -263,53 +270,49 @@ func controllers(off int) bool {
 }
 
 // check says what keeps the function from being shown to an RC.
-func (f *function) check() error {
+func (d *definition) check() error {
 	for n := range numBARs {
-		if !f.present(n) {
+		if !d.hasBAR(n) {
 			continue
 		}
-		size := f.size(n)
+		size := d.size(n)
 		if size < minBARSize || size > maxBARSize || size&(size-1) != 0 {
 			return fmt.Errorf("BAR %d has %d bytes; a power of two from %d to %d is possible", n, size, minBARSize, maxBARSize)
 		}
-		if f.control(n)&BAR64Bit != 0 && (n == numBARs-1 || f.present(n+1)) {
+		if d.barControl(n)&BAR64Bit != 0 && (n == numBARs-1 || d.hasBAR(n+1)) {
 			return fmt.Errorf("BAR %d has 64 bits, and there is no room behind it", n)
 		}
 	}
-	if n := f.msixVectors(); n > 0 {
-		if err := f.inBAR("MSI-X table", f.msixTable, uint64(n)*virtiopci.MSIXEntryLen); err != nil {
+	if n := d.msixVectors(); n > 0 {
+		if err := d.inBAR("MSI-X table", d.msixTable, uint64(n)*virtiopci.MSIXEntryLen); err != nil {
 			return err
 		}
-		if err := f.inBAR("MSI-X PBA", f.msixPBA, uint64(n+63)/64*8); err != nil {
+		if err := d.inBAR("MSI-X PBA", d.msixPBA, uint64(n+63)/64*8); err != nil {
 			return err
 		}
 	}
-	if f.capNext != 0 && (f.capNext < capFree || f.capNext > 0xfc || f.capNext%4 != 0) {
-		return fmt.Errorf("the endpoint's own capabilities are at %#x", f.capNext)
+	if d.capNext != 0 && (d.capNext < capFree || d.capNext > 0xfc || d.capNext%4 != 0) {
+		return fmt.Errorf("the endpoint's own capabilities are at %#x", d.capNext)
 	}
 	return nil
 }
 
-func (f *function) inBAR(what string, place uint32, n uint64) error {
+func (d *definition) inBAR(what string, place uint32, n uint64) error {
 	bar, off := int(place&7), uint64(place&^7)
-	if bar >= numBARs || off+n > f.size(bar) {
+	if bar >= numBARs || off+n > d.size(bar) {
 		return fmt.Errorf("the %s of %d bytes at %#x is not inside BAR %d", what, n, off, bar)
 	}
 	return nil
 }
 
-func (f *function) command() uint16 { return f.get16(virtiopci.ConfigCommand) }
-func (f *function) busMaster() bool { return f.command()&virtiopci.CommandBusMaster != 0 }
-func (f *function) memoryOn() bool  { return f.command()&virtiopci.CommandMemory != 0 }
-
-func (f *function) msixOn() bool {
-	return f.msixVectors() > 0 && f.get16(msixControl)&virtiopci.MSIXEnable != 0
+func (d *definition) msixOn() bool {
+	return d.msixVectors() > 0 && d.get16(msixControl)&virtiopci.MSIXEnable != 0
 }
 
 // msiOn returns how many MSI vectors the RC enabled.
-func (f *function) msiOn() int {
-	if f.msiVectors() == 0 || f.get16(msiControl)&msiEnable == 0 {
+func (d *definition) msiOn() int {
+	if d.msiVectors() == 0 || d.get16(msiControl)&msiEnable == 0 {
 		return 0
 	}
-	return min(f.msiVectors(), 1<<(f.get16(msiControl)>>msiAllowed&7))
+	return min(d.msiVectors(), 1<<(d.get16(msiControl)>>msiAllowed&7))
 }

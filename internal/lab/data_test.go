@@ -105,8 +105,8 @@ func TestDataPathsDoNotAllocate(t *testing.T) {
 	b := make([]byte, 4)
 	require.NoError(t, r.lab.AwaitLink(t.Context(), true)) // after what the executors did
 	require.Zero(t, testing.AllocsPerRun(100, func() {
-		r.lab.readInbound(0, 0, b)
-		r.lab.writeInbound(0, 0, b)
+		r.lab.functions[0].readInbound(0, 0, b)
+		r.lab.functions[0].writeInbound(0, 0, b)
 	}))
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		r.lab.readOutbound(0, b)

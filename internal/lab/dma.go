@@ -207,7 +207,7 @@ func (c *channel) execute(tail uint32) (flags uint32, err error) {
 // transfer moves a descriptor's data and returns its status.
 func (c *channel) transfer(ep *memory, d descriptor) uint32 {
 	last := uint64(d.length) - 1
-	if d.length == 0 || d.flags&^descFlagBits != 0 || d.local+last < d.local || d.remote+last < d.remote {
+	if d.length == 0 || d.flags&^descFlagBits != 0 || d.flags>>functionShift >= numFunctions || d.local+last < d.local || d.remote+last < d.remote {
 		return DescMalformed
 	}
 	if c.l.injectError() {
@@ -240,11 +240,12 @@ func (c *channel) goOn() bool {
 
 // some moves up to n bytes.
 func (c *channel) some(ep *memory, d descriptor, n uint64) (moved uint64, status uint32) {
-	h := c.l.hostNow.Load()
-	if h == nil || !c.l.linkUp.Load() {
+	if !c.l.linkUp.Load() {
 		return 0, DescLinkDown
 	}
-	if !c.l.masters.Load() {
+	f := &c.l.functions[d.flags>>functionShift&functionMask]
+	h := f.host.Load()
+	if h == nil || !f.masters.Load() {
 		return 0, DescUnsupported
 	}
 	local, fault := ep, uint32(DescLocalFault)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser/irq"
@@ -20,6 +21,8 @@ type epSession struct {
 	mem    *memory
 	irqs   *irq.Interrupts
 	posted postedQueue
+
+	registers atomic.Uint64 // the address of BAR 0, or 0
 }
 
 var _ vfiouser.Device = (*epSession)(nil)
@@ -30,8 +33,9 @@ func (l *Lab) serveEndpoint(ctx context.Context, sock *net.UnixConn) error {
 		return err
 	}
 	s := &epSession{
-		l: l, conn: conn, config: controllerConfig(), mem: &memory{far: conn}, irqs: irq.New(0, numVectors),
+		l: l, conn: conn, config: controllerConfig(), irqs: irq.New(0, numVectors),
 	}
+	s.mem = &memory{far: s}
 	s.posted.init()
 	l.resetController()
 	l.epNow.Store(s)
@@ -54,7 +58,9 @@ func (l *Lab) serveEndpoint(ctx context.Context, sock *net.UnixConn) error {
 	close(served)
 	l.log.Info("the endpoint is gone", "err", err)
 	l.resetController()
-	l.blankMapped(s.mem)
+	for n := range l.functions {
+		l.functions[n].blankMapped(s.mem)
+	}
 	l.epNow.Store(nil)
 	s.posted.close()
 	_ = conn.Close()
@@ -92,6 +98,7 @@ func (s *epSession) WriteRegion(region int, off uint64, p []byte) error {
 	switch region {
 	case vfiouser.RegionConfig:
 		s.config.write(int(off), p)
+		s.decode()
 	case registersBAR:
 		s.l.writeRegisters(off, p)
 	case windowBAR:
@@ -115,6 +122,7 @@ func (s *epSession) SetIRQs(set vfiouser.IRQSet) error { return s.irqs.Set(set) 
 // Reset implements vfiouser.Device.
 func (s *epSession) Reset() error {
 	s.config = controllerConfig()
+	s.decode()
 	s.l.resetController()
 	return nil
 }
@@ -135,37 +143,12 @@ func (l *Lab) resetController() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopLink()
-	l.function.reset()
-	l.ranges, l.windows = [numRanges]mapping{}, [numWindows]mapping{}
-	l.inbound.Store(new([]target))
+	for n := range l.functions {
+		l.functions[n].resetByEndpoint()
+	}
+	l.windows = [numWindows]mapping{}
 	l.outbound.Store(new([]target))
-	l.event, l.eventEnable, l.irqResult = 0, 0, 0
 	l.obErrorAddr, l.obErrors = 0, 0
-}
-
-// startLink executes LINK_ENABLE. The caller holds l.mu.
-func (l *Lab) startLink() {
-	if err := l.function.check(); err != nil {
-		l.log.Error("the endpoint cannot start the link", "err", err)
-		return
-	}
-	l.control |= ControlLinkEnable
-	l.starts++
-	l.log.Info("the endpoint starts the link", "ranges", *l.inbound.Load())
-	l.train()
-}
-
-// stopLink ends the time of the RC that is there: it finds no function any more,
-// until it is plugged in again. The caller holds l.mu.
-func (l *Lab) stopLink() {
-	if l.control&ControlLinkEnable == 0 {
-		return
-	}
-	l.control &^= ControlLinkEnable
-	if h := l.hostNow.Load(); h != nil {
-		h.dead = true
-	}
-	l.train()
 }
 
 // readOutbound executes an access of the endpoint's processor to RC memory. What
@@ -183,10 +166,11 @@ func (l *Lab) writeOutbound(off uint64, p []byte) {
 
 func (l *Lab) eachOutbound(off uint64, p []byte, move func(*memory, []byte, uint64) error, fail func([]byte)) {
 	for len(p) > 0 {
-		addr, n, ok := lookup(*l.outbound.Load(), 0, off, uint64(len(p)))
-		err := errNothing
-		if ok {
-			err = l.reachHost(func(m *memory) error { return move(m, p[:n], addr) })
+		w, n := lookup(*l.outbound.Load(), 0, off, uint64(len(p)))
+		addr, err := uint64(0), errNothing
+		if w != nil {
+			addr = w.at(off)
+			err = l.functions[w.function].reachHost(func(m *memory) error { return move(m, p[:n], addr) })
 		}
 		if err != nil {
 			fail(p[:n])
@@ -196,13 +180,13 @@ func (l *Lab) eachOutbound(off uint64, p []byte, move func(*memory, []byte, uint
 	}
 }
 
-// reachHost runs f on the RC's memory, if the function may access it now.
-func (l *Lab) reachHost(f func(*memory) error) error {
-	h := l.hostNow.Load()
-	if h == nil || !l.masters.Load() {
+// reachHost runs an access to the RC's memory, if the function may access it now.
+func (f *function) reachHost(access func(*memory) error) error {
+	h := f.host.Load()
+	if h == nil || !f.masters.Load() {
 		return errNothing
 	}
-	return f(h.mem)
+	return access(h.mem)
 }
 
 func (l *Lab) outboundFailed(addr uint64) {
@@ -210,7 +194,7 @@ func (l *Lab) outboundFailed(addr uint64) {
 	defer l.mu.Unlock()
 	l.obErrors++
 	l.obErrorAddr = addr
-	l.tell(EventOBError)
+	l.functions[0].tell(EventOBError)
 }
 
 func fill(p []byte, v byte) {

@@ -9,6 +9,7 @@ type stats struct {
 	registerReads, registerWrites       atomic.Uint64
 	dmaTransfers, dmaBytes              atomic.Uint64
 	dmaInterrupts, interrupts           atomic.Uint64
+	doorbells                           atomic.Uint64
 	injected                            atomic.Int64 // transfers that are still to fail
 }
 
@@ -25,6 +26,7 @@ type Stats struct {
 	DMABytes       uint64
 	DMAInterrupts  uint64 // to the endpoint
 	Interrupts     uint64 // to the RC, of all kinds
+	Doorbells      uint64 // writes of the controller's doorbell
 }
 
 // Stats returns the counters as they are now.
@@ -36,6 +38,7 @@ func (l *Lab) Stats() Stats {
 		RegisterReads: s.registerReads.Load(), RegisterWrites: s.registerWrites.Load(),
 		DMATransfers: s.dmaTransfers.Load(), DMABytes: s.dmaBytes.Load(),
 		DMAInterrupts: s.dmaInterrupts.Load(), Interrupts: s.interrupts.Load(),
+		Doorbells: s.doorbells.Load(),
 	}
 }
 

@@ -27,7 +27,11 @@ func (r *rig) step(b []byte) error {
 		return r.rc.ReadRegion(int(b[1]%2)*2, off%0x4000&^7, buf[:])
 	}
 	// The endpoint's registers, where they are dense.
-	off %= blockDMA + numChannels*strideChannel
+	if b[1] < 0x80 {
+		off %= blockDMA + numChannels*strideChannel
+	} else {
+		off = FunctionRegister(int(b[1]%numFunctions), off%strideFunction)
+	}
 	return r.ep.PostRegion(registersBAR, off&^3, value)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -18,6 +19,7 @@ import (
 // when it was plugged in. The calls of vfiouser.Device come one at a time.
 type hostSession struct {
 	l      *Lab
+	f      *function
 	conn   *vfiouser.Conn
 	mem    *memory
 	irqs   *irq.Interrupts
@@ -35,11 +37,9 @@ var _ vfiouser.Device = (*hostSession)(nil)
 // serveHost serves one root complex. While the link is not started there is nothing
 // to show, and while another one is there, no place: it waits. One whose link was
 // stopped does not count; it may stay, and reads ones.
-func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
-	if err := l.await(ctx, "there is a function to show", func() bool {
-		h := l.hostNow.Load()
-		return l.control&ControlLinkEnable != 0 && (h == nil || h.dead)
-	}); err != nil {
+func (f *function) serveHost(ctx context.Context, sock *net.UnixConn) error {
+	l := f.l
+	if err := l.await(ctx, "there is a function to show", f.vacant); err != nil {
 		_ = sock.Close()
 		return err
 	}
@@ -47,17 +47,17 @@ func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	s := &hostSession{l: l, conn: conn, mem: &memory{far: conn}}
+	s := &hostSession{l: l, f: f, conn: conn, mem: &memory{far: conn}}
 	l.mu.Lock()
-	s.irqs = irq.New(l.function.msiVectors(), l.function.msixVectors())
+	s.irqs = irq.New(f.msiVectors(), f.msixVectors())
 	s.setLayout()
-	if h := l.hostNow.Load(); l.control&ControlLinkEnable == 0 || h != nil && !h.dead {
-		s.dead = true // the link was stopped, or taken, at this moment
+	if f.vacant() {
+		f.host.Store(s)
 	} else {
-		l.hostNow.Store(s)
+		s.dead = true // the link was stopped, or taken, at this moment
 	}
 	l.mu.Unlock()
-	l.log.Info("the root complex is here", "mapped", s.mapped)
+	l.log.Info("the root complex is here", "function", f.n, "mapped", s.mapped)
 
 	served := make(chan struct{})
 	var wg sync.WaitGroup
@@ -71,12 +71,15 @@ func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
 	err = conn.Serve(ctx, s.layout, s)
 
 	close(served)
-	l.log.Info("the root complex is gone", "err", err)
+	l.log.Info("the root complex is gone", "function", f.n, "err", err)
 	l.mu.Lock()
 	s.dead = true
-	if l.hostNow.Load() == s {
+	if f.host.Load() == s {
+		if f.n > 0 {
+			f.changes(f.hotReset)
+		}
 		l.train()
-		l.hostNow.Store(nil)
+		f.host.Store(nil)
 		l.signal()
 	}
 	l.mu.Unlock()
@@ -95,10 +98,10 @@ func (l *Lab) serveHost(ctx context.Context, sock *net.UnixConn) error {
 // setLayout describes the function to the RC's monitor. The caller holds the
 // lab's lock.
 func (s *hostSession) setLayout() {
-	f := &s.l.function
+	f := s.f
 	s.layout = new(vfiouser.Layout)
 	for n := range numBARs {
-		if !f.present(n) {
+		if !f.hasBAR(n) {
 			continue
 		}
 		r := vfiouser.Region{Size: f.size(n), Flags: readWrite, FD: -1}
@@ -118,6 +121,24 @@ func (s *hostSession) setLayout() {
 	s.layout.IRQs[vfiouser.IRQMSIX] = vfiouser.IRQ{Flags: vfiouser.IRQEventfd, Count: uint32(f.msixVectors())}
 }
 
+// describes says whether the monitor was told what the function is now. The caller
+// holds the lab's lock.
+func (s *hostSession) describes() bool {
+	for n := range numBARs {
+		if s.layout.Regions[n].Size != s.f.size(n) {
+			return false
+		}
+	}
+	for _, t := range s.mapped {
+		if !slices.Contains(*s.f.inbound.Load(), t) {
+			return false
+		}
+	}
+	return s.layout.IRQs[vfiouser.IRQMSI].Count == uint32(s.f.msiVectors()) &&
+		s.layout.IRQs[vfiouser.IRQMSIX].Count == uint32(s.f.msixVectors()) &&
+		s.layout.IRQs[vfiouser.IRQINTx].Count == when(s.f.image[virtiopci.ConfigInterruptPin] != 0, 1)
+}
+
 // mapRanges offers the ranges of a BAR that are the endpoint's RAM to be mapped.
 // A region has one file and one offset in it, so only ranges that lie in the
 // file as they lie in the BAR can be: those that agree with the first one.
@@ -127,7 +148,7 @@ func (s *hostSession) mapRanges(bar int, r *vfiouser.Region) {
 		return
 	}
 	var inode unix.Stat_t
-	for _, t := range *s.l.inbound.Load() {
+	for _, t := range *s.f.inbound.Load() {
 		if t.bar != bar {
 			continue
 		}
@@ -172,14 +193,14 @@ func closeValid(fd int) error {
 }
 
 // mappedByHost says whether the RC's guest has a range mapped now, so that it
-// cannot be changed. The caller holds l.mu.
-func (l *Lab) mappedByHost(t target) bool {
-	h := l.hostNow.Load()
-	if h == nil || h.dead {
+// cannot be changed. The caller holds the lab's lock.
+func (f *function) mappedByHost(t *target) bool {
+	h := f.host.Load()
+	if h == nil || h.dead || f.l.forgotten {
 		return false
 	}
-	for _, m := range h.mapped {
-		if m.overlaps(t) {
+	for n := range h.mapped {
+		if h.mapped[n].overlaps(t) {
 			return true
 		}
 	}
@@ -188,8 +209,8 @@ func (l *Lab) mappedByHost(t target) bool {
 
 // blankMapped fills what the RC's guest still has mapped of an endpoint that is
 // gone with ones, which is what it would read.
-func (l *Lab) blankMapped(ep *memory) {
-	h := l.hostNow.Load()
+func (f *function) blankMapped(ep *memory) {
+	h := f.host.Load()
 	if h == nil {
 		return
 	}
@@ -222,16 +243,16 @@ func (s *hostSession) ReadRegion(region int, off uint64, p []byte) error {
 			fill(p, 0xff)
 			return nil
 		}
-		s.l.readInbound(region, off, p)
+		s.f.readInbound(region, off, p)
 		return nil
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	if s.dead || s.l.dropped {
+	if s.dead || s.l.dropped || s.l.forgotten {
 		fill(p, 0xff)
 		return nil
 	}
-	s.l.function.read(p, int(off))
+	s.f.read(p, int(off))
 	return nil
 }
 
@@ -239,23 +260,24 @@ func (s *hostSession) ReadRegion(region int, off uint64, p []byte) error {
 func (s *hostSession) WriteRegion(region int, off uint64, p []byte) error {
 	if region != vfiouser.RegionConfig {
 		if s.use() {
-			s.l.writeInbound(region, off, p)
+			s.f.writeInbound(region, off, p)
 		}
 		return nil
 	}
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
-	if s.dead || s.l.dropped {
+	if s.dead || s.l.dropped || s.l.forgotten {
 		return nil
 	}
 	s.begin()
-	s.l.hostConfig(int(off), p)
+	s.f.changes(func() { s.f.write(int(off), p) })
+	s.l.used = s.l.used || s.f.memoryOn() || s.f.busMaster()
 	return nil
 }
 
 // use says whether the RC is the one that the link leads to.
 func (s *hostSession) use() bool {
-	if s.l.hostNow.Load() != s {
+	if s.f.host.Load() != s {
 		return false
 	}
 	if !s.l.linkUp.Load() {
@@ -284,7 +306,8 @@ func (s *hostSession) SetIRQs(set vfiouser.IRQSet) error {
 }
 
 // Reset implements vfiouser.Device. Monitors reset a function before its first
-// use, too.
+// use, more than once. Later, a reset of the first function is one of the device: a
+// machine that is reset does not say which it is, and resets all of them.
 func (s *hostSession) Reset() error {
 	s.l.mu.Lock()
 	defer s.l.mu.Unlock()
@@ -292,25 +315,26 @@ func (s *hostSession) Reset() error {
 	case s.dead:
 	case !s.trained:
 		s.begin()
-	default:
-		s.asserted = false
+	case s.f.n == 0 && s.l.used:
 		s.l.perst()
+	default:
+		s.f.changes(s.f.hotReset)
 	}
 	return nil
 }
 
 // readInbound executes a read of the RC. It pushes the posted writes before it
 // ahead, and what is not there reads ones.
-func (l *Lab) readInbound(bar int, off uint64, p []byte) {
-	l.stats.inboundReads.Add(1)
-	ep := l.epNow.Load()
-	if ep == nil || !l.decodes.Load() || !ep.posted.flush() {
+func (f *function) readInbound(bar int, off uint64, p []byte) {
+	f.l.stats.inboundReads.Add(1)
+	ep := f.l.epNow.Load()
+	if ep == nil || !f.decodes.Load() || !ep.posted.flush() {
 		fill(p, 0xff)
 		return
 	}
 	for len(p) > 0 {
-		addr, n, ok := lookup(*l.inbound.Load(), bar, off, uint64(len(p)))
-		if !ok || ep.mem.read(p[:n], addr) != nil {
+		t, n := lookup(*f.inbound.Load(), bar, off, uint64(len(p)))
+		if t == nil || ep.mem.read(p[:n], t.at(off)) != nil {
 			fill(p[:n], 0xff)
 		}
 		p, off = p[n:], off+n
@@ -318,16 +342,16 @@ func (l *Lab) readInbound(bar int, off uint64, p []byte) {
 }
 
 // writeInbound executes a posted write of the RC.
-func (l *Lab) writeInbound(bar int, off uint64, p []byte) {
-	l.stats.inboundWrites.Add(1)
-	ep := l.epNow.Load()
-	if ep == nil || !l.decodes.Load() {
+func (f *function) writeInbound(bar int, off uint64, p []byte) {
+	f.l.stats.inboundWrites.Add(1)
+	ep := f.l.epNow.Load()
+	if ep == nil || !f.decodes.Load() {
 		return
 	}
 	for len(p) > 0 {
-		addr, n, ok := lookup(*l.inbound.Load(), bar, off, uint64(len(p)))
-		if ok {
-			ep.post(p[:n], addr)
+		t, n := lookup(*f.inbound.Load(), bar, off, uint64(len(p)))
+		if t != nil {
+			ep.post(p[:n], t.at(off))
 		}
 		p, off = p[n:], off+n
 	}

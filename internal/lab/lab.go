@@ -20,15 +20,18 @@ import (
 // Slot is the place in the root complex's guest that the function is plugged
 // into. The calls come one at a time and may take as long as a guest takes.
 type Slot interface {
-	// Plug puts a function into the slot that is served at the lab's host socket.
-	Plug(ctx context.Context) error
-	// Unplug says that the function is no more, so that it can be taken out.
+	// Plug puts a device into the slot that has these functions, each of which is
+	// served at its [Lab.HostSocket]. The first one is always function 0, which
+	// has to be plugged in last: by it the root complex knows that a device is there.
+	Plug(ctx context.Context, functions []int) error
+	// Unplug says that the device is no more, so that it can be taken out.
 	Unplug(ctx context.Context) error
 }
 
 // Config of a Lab.
 type Config struct {
 	// EndpointSocket and HostSocket are paths of the sockets for the two guests.
+	// That for the root complex is the first function's: see [Lab.HostSocket].
 	EndpointSocket, HostSocket string
 	// Slot is told when the endpoint starts and stops the link; nil if the root
 	// complex's guest has the function from its start.
@@ -36,53 +39,54 @@ type Config struct {
 	// TrapBARs has a bit for each BAR that is never mapped into the root complex's
 	// guest, so that the endpoint can move all of it while the link is up.
 	TrapBARs uint8
+	// Doorbell16 makes the controller's doorbell take writes of 16 bits, too.
+	Doorbell16 bool
+	// Forgetful makes a reset by the root complex (PERST#) take away what the endpoint
+	// programmed: it has to do it again, and to start the link.
+	Forgetful bool
 	// Log is told what happens on the link; nil: nobody is.
 	Log *slog.Logger
 }
 
 // Lab is a link between two guests.
 type Lab struct {
-	cfg      Config
-	log      *slog.Logger
-	ep, host *net.UnixListener
+	cfg   Config
+	log   *slog.Logger
+	ep    *net.UnixListener
+	hosts [numFunctions]*net.UnixListener
 
-	// mu guards the controller's registers, the function, and what follows from
+	// mu guards the controller's registers, the functions, and what follows from
 	// them. It is not held while anything is waited for.
 	mu          sync.Mutex
 	control     uint32
-	event       uint32
-	eventEnable uint32
-	irqResult   uint32
 	obErrorAddr uint64
 	obErrors    uint32
-	function    function
-	ranges      [numRanges]mapping
+	functions   [numFunctions]function
 	windows     [numWindows]mapping
+	used        bool          // the RC has enabled a function since it was reset
 	dropped     bool          // by a fault
+	forgotten   bool          // the link was started; what it showed was taken away
 	starts      uint64        // how often the link was started
 	changed     chan struct{} // closed and replaced when the link's state changes
 
 	// What the data paths ask for.
 	epNow    atomic.Pointer[epSession]
-	hostNow  atomic.Pointer[hostSession]
-	inbound  atomic.Pointer[[]target] // sorted by BAR and offset
 	outbound atomic.Pointer[[]target] // sorted by offset
 	linkUp   atomic.Bool
-	decodes  atomic.Bool // the RC reaches the BARs
-	masters  atomic.Bool // the function reaches RC memory
 
 	channels [numChannels]channel
 	stats    stats
 }
 
-// New makes the two sockets. The lab must be closed.
+// New makes the sockets. The lab must be closed.
 func New(cfg Config) (*Lab, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Lab{cfg: cfg, log: cfg.Log, changed: make(chan struct{})}
-	l.function.reset()
-	l.inbound.Store(new([]target))
+	for n := range l.functions {
+		l.functions[n].init(l, n)
+	}
 	l.outbound.Store(new([]target))
 	for n := range l.channels {
 		l.channels[n].init(l, n)
@@ -91,11 +95,21 @@ func New(cfg Config) (*Lab, error) {
 	if l.ep, err = listen(cfg.EndpointSocket); err != nil {
 		return nil, err
 	}
-	if l.host, err = listen(cfg.HostSocket); err != nil {
-		_ = l.ep.Close()
-		return nil, err
+	for n := range l.hosts {
+		if l.hosts[n], err = listen(l.HostSocket(n)); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
 	}
 	return l, nil
+}
+
+// HostSocket returns the path of the socket of a function: that of the
+// configuration for the first one, with ".1" at its end for the second, and so on.
+func (l *Lab) HostSocket(function int) string {
+	if function == 0 {
+		return l.cfg.HostSocket
+	}
+	return fmt.Sprintf("%s.%d", l.cfg.HostSocket, function)
 }
 
 // listen makes a socket for this user's guests. One that is left from an earlier
@@ -108,26 +122,31 @@ func listen(path string) (*net.UnixListener, error) {
 }
 
 // Close takes the sockets away. Serve must have returned.
-func (l *Lab) Close() error {
-	for _, at := range []*net.UnixListener{l.ep, l.host} {
-		vfiouser.TurnAway(at)
+func (l *Lab) Close() (err error) {
+	for _, at := range append(l.hosts[:], l.ep) {
+		if at != nil {
+			vfiouser.TurnAway(at)
+			err = errors.Join(err, at.Close())
+		}
 	}
-	return errors.Join(l.ep.Close(), l.host.Close())
+	return err
 }
 
 // Serve serves both guests until ctx ends: one endpoint after the other, and of the
-// root complexes the one that the link leads to.
+// root complexes, for each function, the one that the link leads to.
 func (l *Lab) Serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.accept(ctx, l.ep, 1, l.serveEndpoint) })
-	g.Go(func() error { return l.accept(ctx, l.host, maxHosts, l.serveHost) })
+	for n, at := range l.hosts {
+		g.Go(func() error { return l.accept(ctx, at, maxHosts, l.functions[n].serveHost) })
+	}
 	if l.cfg.Slot != nil {
 		g.Go(func() error { l.attend(ctx); return nil })
 	}
 	return g.Wait()
 }
 
-// maxHosts bounds the root complexes that are connected, nearly all of which have
+// maxHosts bounds the root complexes that are connected to a function, nearly all of which have
 // seen their link being stopped.
 const maxHosts = 64
 
@@ -160,11 +179,11 @@ func (l *Lab) accept(ctx context.Context, at *net.UnixListener, n int, serve fun
 
 // attend keeps the root complex's slot as the endpoint wants it.
 func (l *Lab) attend(ctx context.Context) {
-	var plugged uint64 // the start of the link for which the function is in the slot
+	var plugged uint64 // the start of the link for which the device is in the slot
 	for {
 		l.mu.Lock()
-		want, changed := l.starts, l.changed
-		if l.control&ControlLinkEnable == 0 {
+		want, functions, changed := l.starts, l.present(), l.changed
+		if !l.started() {
 			want = 0
 		}
 		l.mu.Unlock()
@@ -180,7 +199,7 @@ func (l *Lab) attend(ctx context.Context) {
 			err = l.cfg.Slot.Unplug(ctx)
 			plugged = 0
 		default:
-			err = l.cfg.Slot.Plug(ctx)
+			err = l.cfg.Slot.Plug(ctx, functions)
 			plugged = want
 		}
 		if err != nil && ctx.Err() == nil {

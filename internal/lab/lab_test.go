@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ func TestControllerIdentity(t *testing.T) {
 	require.Equal(t, uint32(0x3142414c), r.reg(RegID))
 	require.Equal(t, uint32(1), r.reg(RegVersion))
 	require.Equal(t, uint32(8|64<<8|128<<16), r.reg(RegCaps0))
-	require.Equal(t, uint32(12|12<<8), r.reg(RegCaps1))
+	require.Equal(t, uint32(12|12<<8|3<<16), r.reg(RegCaps1))
 	var both [8]byte
 	require.NoError(t, r.ep.ReadRegion(registersBAR, 0, both[:]))
 	require.Equal(t, uint64(0x1_3142414c), binary.LittleEndian.Uint64(both[:]), "8 bytes are two of 4")
@@ -268,8 +269,8 @@ func TestResetOfTheController(t *testing.T) {
 // slot is a slot of a machine that plugs in as told.
 type slot struct{ calls chan string }
 
-func (s *slot) Plug(context.Context) error {
-	s.calls <- "plug"
+func (s *slot) Plug(_ context.Context, functions []int) error {
+	s.calls <- fmt.Sprint("plug", functions)
 	return nil
 }
 
@@ -283,11 +284,11 @@ func TestSlotFollowsTheLink(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Slot = s })
 	r.function()
 	r.setReg(RegControl, ControlLinkEnable)
-	require.Equal(t, "plug", <-s.calls)
+	require.Equal(t, "plug[0]", <-s.calls)
 	r.setReg(RegControl, 0)
 	require.Equal(t, "unplug", <-s.calls)
 	r.setReg(RegControl, ControlLinkEnable)
-	require.Equal(t, "plug", <-s.calls)
+	require.Equal(t, "plug[0]", <-s.calls)
 	require.NoError(t, r.ep.Close())
 	require.Equal(t, "unplug", <-s.calls)
 	require.Empty(t, s.calls)

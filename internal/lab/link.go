@@ -2,67 +2,142 @@ package lab
 
 import "github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 
-// The methods in this file are called with l.mu held.
+// The methods in this file are called with l.mu held, unless they say otherwise.
 
-// train brings the link up or down, as things are now.
+// startLink executes LINK_ENABLE.
+func (l *Lab) startLink() {
+	for n := range l.functions {
+		f := &l.functions[n]
+		if !f.present() {
+			continue
+		}
+		if err := f.check(); err != nil {
+			l.log.Error("the endpoint cannot start the link", "function", n, "err", err)
+			return
+		}
+	}
+	several := len(l.present()) > 1
+	for n := range l.functions {
+		kind := &l.functions[n].image[virtiopci.ConfigHeaderType]
+		*kind &^= multifunction
+		if several {
+			*kind |= multifunction
+		}
+	}
+	if !l.forgotten || !l.asBefore() {
+		l.bury()
+		l.starts++
+	}
+	l.forgotten = false
+	l.control |= ControlLinkEnable
+	l.log.Info("the endpoint starts the link", "functions", l.present())
+	l.train()
+}
+
+// started says whether there is a device in the RC's slot: since the link was
+// started, and while it is to be started again after a reset.
+func (l *Lab) started() bool { return l.control&ControlLinkEnable != 0 || l.forgotten }
+
+// asBefore says whether the device is still the one that the RC's monitor knows.
+func (l *Lab) asBefore() bool {
+	for n := range l.functions {
+		f := &l.functions[n]
+		h := f.host.Load()
+		if there := h != nil && !h.dead; there != f.present() || there && !h.describes() {
+			return false
+		}
+	}
+	return true
+}
+
+// bury makes the device that the RC has one that is no more.
+func (l *Lab) bury() {
+	for n := range l.functions {
+		if h := l.functions[n].host.Load(); h != nil {
+			h.dead = true
+		}
+	}
+}
+
+// forget is what PERST# does to a controller that keeps nothing.
+func (l *Lab) forget() {
+	l.control &^= ControlLinkEnable
+	l.forgotten = true
+	for n := range l.functions {
+		l.functions[n].forget()
+	}
+	l.windows = [numWindows]mapping{}
+	l.outbound.Store(new([]target))
+}
+
+// present returns the numbers of the functions that the RC finds.
+func (l *Lab) present() (list []int) {
+	for n := range l.functions {
+		if l.functions[n].present() {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// stopLink ends the time of the RC that is there: it finds no function any more,
+// until it is plugged in again.
+func (l *Lab) stopLink() {
+	if !l.started() {
+		return
+	}
+	l.control &^= ControlLinkEnable
+	l.forgotten = false
+	l.bury()
+	l.train()
+}
+
+// train brings the link up or down, as things are now. It is the RC's use of the
+// first function that brings it up: no device is without, and it is the last to
+// come.
 func (l *Lab) train() {
-	h := l.hostNow.Load()
+	h := l.functions[0].host.Load()
 	up := l.control&ControlLinkEnable != 0 && h != nil && h.trained && !h.dead && !l.dropped
 	if up == l.linkUp.Load() {
 		l.signal()
 		return
 	}
+	l.linkUp.Store(up)
 	if up {
-		l.linkUp.Store(true)
-		l.tell(EventLinkUp)
+		l.functions[0].tell(EventLinkUp)
 		l.log.Info("link up")
 	} else {
 		l.hotReset()
-		l.linkUp.Store(false)
-		l.tell(EventLinkDown)
+		l.functions[0].tell(EventLinkDown)
 		l.log.Info("link down")
 	}
-	l.derive()
+	for n := range l.functions {
+		l.functions[n].derive()
+	}
 	l.signal()
 }
 
-// hotReset is what a reset does to the function: all that the RC wrote is gone,
-// what the endpoint programmed stays.
+// hotReset is what a reset of the link does to all functions.
 func (l *Lab) hotReset() {
-	l.decodes.Store(false)
-	l.masters.Store(false)
-	l.function.rebuild()
-	if h := l.hostNow.Load(); h != nil {
-		_ = h.irqs.SetINTx(false)
+	for n := range l.functions {
+		l.functions[n].hotReset()
 	}
 }
 
 // perst is PERST#, asserted and taken away again by the RC.
 func (l *Lab) perst() {
+	l.used = false
 	if l.linkUp.Load() {
 		l.linkUp.Store(false)
-		l.tell(EventLinkDown)
+		l.functions[0].tell(EventLinkDown)
 	}
 	l.hotReset()
-	l.tell(EventPERSTAssert | EventPERSTDeassert)
+	if l.cfg.Forgetful && l.started() {
+		l.forget()
+	}
+	l.functions[0].tell(EventPERSTAssert | EventPERSTDeassert)
 	l.log.Info("reset by the root complex")
 	l.train()
-}
-
-// derive keeps what the data paths ask for at hand.
-func (l *Lab) derive() {
-	up := l.linkUp.Load()
-	l.decodes.Store(up && l.function.memoryOn())
-	l.masters.Store(up && l.function.busMaster())
-}
-
-// tell sets events, and raises their vector if one is new and enabled.
-func (l *Lab) tell(events uint32) {
-	fresh := events &^ l.event & l.eventEnable
-	l.event |= events
-	if fresh != 0 {
-		l.raiseEP(vectorEvents)
-	}
 }
 
 // raiseEP raises a vector of the controller in the endpoint's guest. It may be
@@ -75,82 +150,10 @@ func (l *Lab) raiseEP(vector int) {
 	}
 }
 
-// hostConfig executes a write of the RC to configuration space and tells the
-// endpoint what changed by it.
-func (l *Lab) hostConfig(off int, p []byte) {
-	before := l.status()
-	l.function.write(off, p)
-	l.derive()
-	changes := before ^ l.status()
-	if changes&StatusBusMaster != 0 {
-		l.tell(EventBusMaster)
-	}
-	if changes&(StatusMSI|StatusMSIX|StatusINTxOff) != 0 {
-		l.tell(EventIRQEnable)
-		if h := l.hostNow.Load(); h != nil {
-			l.driveINTx(h)
-		}
-	}
-}
-
-// status is the STATUS register.
-func (l *Lab) status() uint32 {
-	f := &l.function
-	return when(l.linkUp.Load(), StatusLinkUp) |
-		when(f.busMaster(), StatusBusMaster) |
-		when(f.memoryOn(), StatusMemory) |
-		when(f.msiOn() > 0, StatusMSI) |
-		when(f.msixOn(), StatusMSIX) |
-		when(f.command()&virtiopci.CommandINTxDisable != 0, StatusINTxOff)
-}
-
 // when is bits if the condition holds, else 0.
 func when(condition bool, bits uint32) uint32 {
 	if condition {
 		return bits
 	}
 	return 0
-}
-
-// raise executes IRQ_RAISE.
-func (l *Lab) raise(v uint32) {
-	h := l.hostNow.Load()
-	if h == nil || !l.linkUp.Load() {
-		l.irqResult = RaiseNotAllowed
-		return
-	}
-	n := int(v & raiseNumber)
-	kind := v &^ raiseNumber
-	l.irqResult = RaiseSent
-	switch {
-	case kind == RaiseINTxAssert || kind == RaiseINTxDeassert:
-		if l.function.image[virtiopci.ConfigInterruptPin] == 0 {
-			l.irqResult = RaiseNoVector
-			return
-		}
-		h.asserted = kind == RaiseINTxAssert
-		l.driveINTx(h)
-	case !l.masters.Load():
-		l.irqResult = RaiseNotAllowed
-	case kind == RaiseMSI && n < l.function.msiOn() && h.irqs.MSI(n):
-		_ = h.irqs.RaiseMSI(n)
-	case kind == RaiseMSIX && l.function.msixOn() && h.irqs.MSIX(n):
-		_ = h.irqs.RaiseMSIX(n)
-	default:
-		l.irqResult = RaiseNoVector
-	}
-	if l.irqResult == RaiseSent {
-		l.stats.interrupts.Add(1)
-	}
-}
-
-// driveINTx puts the pin's level where the endpoint and the RC want it.
-func (l *Lab) driveINTx(h *hostSession) {
-	s := &l.function.image[virtiopci.ConfigStatus]
-	*s &^= virtiopci.StatusINTx
-	if h.asserted {
-		*s |= virtiopci.StatusINTx
-	}
-	off := l.function.command()&virtiopci.CommandINTxDisable != 0
-	_ = h.irqs.SetINTx(h.asserted && !off && !l.function.msixOn() && l.function.msiOn() == 0)
 }

@@ -16,26 +16,43 @@ type mapping struct {
 
 // target says where a part of a BAR leads.
 type target struct {
-	bar       int
+	function  int    // that issues what goes through a window
+	bar       int    // of a range
 	off, size uint64 // in the BAR, bytes
 	addr      uint64 // on the other side
 }
 
-func (t target) end() uint64 { return t.off + t.size }
+func (t *target) end() uint64 { return t.off + t.size }
 
-func (t target) overlaps(o target) bool {
+// at returns where an offset in the BAR leads.
+func (t *target) at(off uint64) uint64 { return t.addr + (off - t.off) }
+
+func (t *target) overlaps(o *target) bool {
 	return t.bar == o.bar && t.off < o.end() && o.off < t.end()
 }
 
+// String describes the target of a range.
 func (t target) String() string {
 	return fmt.Sprintf("BAR %d [%#x, +%#x) → %#x", t.bar, t.off, t.size, t.addr)
 }
 
 func (m *mapping) read(reg int) uint32 { return m.regs[reg/4] }
 
-func (m *mapping) asked() target {
+// write is a write of the endpoint; set executes one of the control register.
+func (m *mapping) write(reg int, v uint32, set func(*mapping, uint32)) {
+	switch reg {
+	case MapControl:
+		set(m, v)
+	case MapResult:
+	default:
+		m.regs[reg/4] = v
+	}
+}
+
+// asked returns the target that is asked for by a write of the control register.
+func (m *mapping) asked(v uint32) target {
 	return target{
-		bar: int(m.regs[MapControl/4] >> rangeBARShift & rangeBARMask),
+		function: int(v >> functionShift & functionMask), bar: int(v >> rangeBARShift & rangeBARMask),
 		off: pair(m.regs[MapOffsetLo/4:]), size: pair(m.regs[MapSizeLo/4:]), addr: pair(m.regs[MapAddrLo/4:]),
 	}
 }
@@ -51,7 +68,7 @@ func (m *mapping) settle(v uint32, check func(target) uint32) bool {
 		m.on = false
 		return was
 	}
-	t := m.asked()
+	t := m.asked(v)
 	if result := check(t); result != MapDone {
 		m.regs[MapResult/4] = result
 		m.regs[MapControl/4] &^= MapEnable
@@ -64,25 +81,21 @@ func (m *mapping) settle(v uint32, check func(target) uint32) bool {
 	return true
 }
 
-// fits checks what does not depend on other mappings.
-func fits(t target, room uint64) uint32 {
+// fits says what keeps a target of m, which is one of all, from its place in a BAR
+// of this size.
+func fits(all []mapping, m *mapping, t *target, room uint64) uint32 {
 	switch {
 	case (t.off|t.size|t.addr)%granule != 0 || t.size == 0 || t.addr+t.size-1 < t.addr:
 		return MapMisfit
 	case t.off >= room || t.size > room-t.off:
 		return MapOutside
 	}
-	return MapDone
-}
-
-// overlapped says whether a target overlaps that of another mapping than self.
-func overlapped(all []mapping, self *mapping, t target) bool {
 	for n := range all {
-		if m := &all[n]; m != self && m.on && m.to.overlaps(t) {
-			return true
+		if o := &all[n]; o != m && o.on && o.to.overlaps(t) {
+			return MapOverlaps
 		}
 	}
-	return false
+	return MapDone
 }
 
 // targets returns what is enabled, in order.
@@ -99,10 +112,9 @@ func targets(all []mapping) []target {
 	return list
 }
 
-// lookup returns where [off, off+n) of a BAR leads: the address for the longest
-// prefix that leads to one place, or ok false and the length of the prefix that
-// leads nowhere.
-func lookup(list []target, bar int, off, n uint64) (addr, length uint64, ok bool) {
+// lookup returns what the longest prefix of [off, off+n) of a BAR leads to, or nil
+// and the length of the prefix that leads nowhere.
+func lookup(list []target, bar int, off, n uint64) (to *target, length uint64) {
 	i, found := slices.BinarySearchFunc(list, target{bar: bar, off: off}, func(t, want target) int {
 		if t.bar == want.bar && t.off <= want.off && want.off < t.end() {
 			return 0
@@ -110,35 +122,29 @@ func lookup(list []target, bar int, off, n uint64) (addr, length uint64, ok bool
 		return cmp.Or(cmp.Compare(t.bar, want.bar), cmp.Compare(t.off, want.off))
 	})
 	if found {
-		t := list[i]
-		return t.addr + (off - t.off), min(n, t.end()-off), true
+		return &list[i], min(n, list[i].end()-off)
 	}
 	if i < len(list) && list[i].bar == bar {
 		n = min(n, list[i].off-off)
 	}
-	return 0, n, false
+	return nil, n
 }
 
-// setRange executes a write of RANGE_CTRL. The caller holds l.mu.
-func (l *Lab) setRange(m *mapping, v uint32) {
-	if m.on && l.mappedByHost(m.to) && (v&MapEnable == 0 || m.asked() != m.to) {
+// setRange executes a write of RANGE_CTRL. The caller holds the lab's lock.
+func (f *function) setRange(m *mapping, v uint32) {
+	v &^= functionMask << functionShift
+	if m.on && f.mappedByHost(&m.to) && (v&MapEnable == 0 || m.asked(v) != m.to) {
 		m.regs[MapResult/4] = MapBusy
 		return
 	}
 	if m.settle(v, func(t target) uint32 {
-		if t.bar >= numBARs || !l.function.present(t.bar) {
+		if t.bar >= numBARs || !f.hasBAR(t.bar) {
 			return MapNoBAR
 		}
-		if result := fits(t, l.function.size(t.bar)); result != MapDone {
-			return result
-		}
-		if overlapped(l.ranges[:], m, t) {
-			return MapOverlaps
-		}
-		return MapDone
+		return fits(f.ranges[:], m, &t, f.size(t.bar))
 	}) {
-		list := targets(l.ranges[:])
-		l.inbound.Store(&list)
+		list := targets(f.ranges[:])
+		f.inbound.Store(&list)
 	}
 }
 
@@ -146,13 +152,10 @@ func (l *Lab) setRange(m *mapping, v uint32) {
 func (l *Lab) setWindow(m *mapping, v uint32) {
 	v &^= rangeBARMask << rangeBARShift
 	if m.settle(v, func(t target) uint32 {
-		if result := fits(t, windowSize); result != MapDone {
-			return result
+		if t.function >= numFunctions {
+			return MapNoBAR
 		}
-		if overlapped(l.windows[:], m, t) {
-			return MapOverlaps
-		}
-		return MapDone
+		return fits(l.windows[:], m, &t, windowSize)
 	}) {
 		list := targets(l.windows[:])
 		l.outbound.Store(&list)

@@ -9,10 +9,11 @@ const (
 
 // What a controller has of everything.
 const (
-	numBARs     = 6
-	numRanges   = 64
-	numWindows  = 128
-	numChannels = 8
+	numFunctions = 4
+	numBARs      = 6
+	numRanges    = 64
+	numWindows   = 128
+	numChannels  = 8
 
 	granule = 4096 // of inbound ranges and outbound windows, in bytes
 
@@ -24,9 +25,10 @@ const (
 	msixBARSize   = 4096
 	msixPBA       = 0x800
 
-	vectorEvents  = 0
-	vectorChannel = 1 // and up
-	numVectors    = vectorChannel + numChannels
+	vectorEvents   = 0
+	vectorChannel  = 1 // and up
+	vectorDoorbell = vectorChannel + numChannels
+	numVectors     = vectorDoorbell + 1
 
 	minBARSize = 4096
 	maxBARSize = 1 << 30
@@ -41,13 +43,21 @@ const (
 	blockWindows = 0x2000
 	blockDMA     = 0x4000
 
+	// The doorbell is alone in its page, so that an inbound range exposes nothing
+	// else.
+	blockDoorbell = 0x7000
+
+	// The registers of a function, which for the first one are at 0, too.
+	blockFunctions = 0x8000
+	strideFunction = 0x2000
+
 	strideBAR     = 0x20
 	strideRange   = 0x20
 	strideWindow  = 0x20
 	strideChannel = 0x40
 )
 
-// Global registers.
+// Registers of the controller and, from STATUS to IRQ_RESULT, of each function.
 const (
 	RegID          = 0x00
 	RegVersion     = 0x04
@@ -62,6 +72,8 @@ const (
 	RegMSIXTable   = 0x28
 	RegMSIXPBA     = 0x2c
 	RegCapNext     = 0x30
+	RegFunction    = 0x34
+	RegCaps2       = 0x38
 	RegIRQRaise    = 0x40
 	RegIRQResult   = 0x44
 	RegOBErrorLo   = 0x50
@@ -99,6 +111,18 @@ const (
 	EventOBError       = 1 << 6
 
 	allEvents = 1<<7 - 1
+)
+
+// FunctionPresent is the bit of FUNCTION.
+const FunctionPresent = 1 << 0
+
+// Bits of CAPS2.
+const (
+	Caps2Doorbell   = 1 << 0
+	Caps2Doorbell16 = 1 << 1
+	Caps2Forgetful  = 1 << 2
+
+	caps2VectorShift = 8
 )
 
 // Fields of MSI, MSIX and IRQ_RAISE.
@@ -144,11 +168,13 @@ const (
 	MapAddrHi   = 0x1c
 
 	MapEnable     = 1 << 0
-	rangeBARShift = 4
+	rangeBARShift = 4 // of a range
 	rangeBARMask  = 7
+	functionShift = 8 // of a window, and in the flags of a descriptor
+	functionMask  = 7
 
 	MapDone     = 0
-	MapNoBAR    = 1
+	MapNoBAR    = 1 // or, for a window, no such function
 	MapOutside  = 2
 	MapOverlaps = 3
 	MapMisfit   = 4
@@ -188,7 +214,7 @@ const (
 	DescFromRC    = 1 << 0 // RC → EP; else EP → RC
 	DescInterrupt = 1 << 1
 	DescInsideRC  = 1 << 2 // the local address is one of the RC, too
-	descFlagBits  = DescFromRC | DescInterrupt | DescInsideRC
+	descFlagBits  = DescFromRC | DescInterrupt | DescInsideRC | functionMask<<functionShift
 
 	DescDone        = 1
 	DescUnsupported = 2
@@ -199,13 +225,20 @@ const (
 	DescAborted     = 7
 )
 
-// BARRegister, RangeRegister, WindowRegister and ChannelRegister return the
-// offset in BAR 0 of a register of the n-th of its kind.
-func BARRegister(n, reg int) uint64     { return uint64(blockBARs + n*strideBAR + reg) }
-func RangeRegister(n, reg int) uint64   { return uint64(blockRanges + n*strideRange + reg) }
+// WindowRegister and ChannelRegister return the offset in BAR 0 of a register of
+// the n-th outbound window or DMA channel.
 func WindowRegister(n, reg int) uint64  { return uint64(blockWindows + n*strideWindow + reg) }
 func ChannelRegister(n, reg int) uint64 { return uint64(blockDMA + n*strideChannel + reg) }
 
-// ConfigRegister returns the offset in BAR 0 of a byte of the function's
-// configuration space.
-func ConfigRegister(off int) uint64 { return uint64(blockConfig + off) }
+// FunctionRegister returns the offset in BAR 0 of a register of the n-th function,
+// whose own offset is that of the first function's register.
+func FunctionRegister(n int, reg uint64) uint64 {
+	return uint64(blockFunctions+n*strideFunction) + reg
+}
+
+// BARRegister, RangeRegister and ConfigRegister return the offset in BAR 0 of a
+// register of the n-th BAR or range, and of a byte of configuration space. They are
+// the first function's.
+func BARRegister(n, reg int) uint64   { return uint64(blockBARs + n*strideBAR + reg) }
+func RangeRegister(n, reg int) uint64 { return uint64(blockRanges + n*strideRange + reg) }
+func ConfigRegister(off int) uint64   { return uint64(blockConfig + off) }

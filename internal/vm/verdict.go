@@ -21,12 +21,13 @@ var (
 // nor said why, or that one of its processors tripped over an instruction that
 // another was changing. Under emulation both happen about once in a hundred boots
 // of several processors on a busy machine, also without any device of ours. So far
-// nothing but the bus's own code has looked at a device: [Run] tries again.
+// nothing but the bus's own code has looked at a device: [Run] and [UntilBorn] try
+// again.
 var ErrStillborn = errors.New("the kernel did not get as far as its first process")
 
 var birthTime = time.Minute // shorter in a test
 
-// maxBirths is how often Run starts a guest that is stillborn.
+// maxBirths is how often a guest is started that is stillborn.
 const maxBirths = 3
 
 // born says whether the kernel has run its first process.

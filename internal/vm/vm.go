@@ -68,16 +68,26 @@ type VM struct {
 // for. It is an *[ExitError] when the work ran and failed. The result is filled
 // as far as it goes in either case. A guest that is stillborn is started again.
 func Run(ctx context.Context, cfg Config) (res Result, err error) {
-	for range maxBirths {
-		var v *VM
-		if v, err = Start(ctx, cfg); err != nil {
-			return Result{}, err
+	err = UntilBorn(func() error {
+		v, err := Start(ctx, cfg)
+		if err != nil {
+			return err
 		}
-		if res, err = v.Wait(); !errors.Is(err, ErrStillborn) {
+		res, err = v.Wait()
+		return err
+	})
+	return res, err
+}
+
+// UntilBorn calls start, which starts a guest, until its error is not
+// [ErrStillborn], at most three times, and returns the last error.
+func UntilBorn(start func() error) (err error) {
+	for range maxBirths {
+		if err = start(); !errors.Is(err, ErrStillborn) {
 			break
 		}
 	}
-	return res, err
+	return err
 }
 
 // Start boots a guest and returns as soon as QEMU has set up all its devices.

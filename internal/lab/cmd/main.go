@@ -26,10 +26,12 @@ const forever = 30 * 24 * time.Hour
 
 func main() {
 	trap := flag.Uint("trap", 0, "a bit for each BAR that is trapped, so that its ranges can move while the link is up")
+	doorbell16 := flag.Bool("doorbell16", false, "the controller's doorbell takes writes of 16 bits, too")
+	forgetful := flag.Bool("forgetful", false, "a reset of the root complex takes away what the endpoint programmed")
 	kernel := flag.String("rc", "newest", "the root complex's stock kernel: newest or arm64")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := run(ctx, *kernel, uint8(*trap))
+	err := run(ctx, *kernel, machines.Config{TrapBARs: uint8(*trap), Doorbell16: *doorbell16, Forgetful: *forgetful})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
@@ -37,7 +39,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, rcKernel string, trap uint8) (err error) {
+func run(ctx context.Context, rcKernel string, cfg machines.Config) (err error) {
 	kernels, err := machines.Build(ctx, rcKernel)
 	if err != nil {
 		return err
@@ -58,16 +60,15 @@ func run(ctx context.Context, rcKernel string, trap uint8) (err error) {
 	}
 	defer rc.close()
 	fmt.Printf("Consoles (for example with screen): endpoint %s, root complex %s\n", ep.name, rc.name)
-	p, err := machines.Start(ctx, machines.Config{
-		Kernels: kernels, TrapBARs: trap,
-		EP: vm.Config{Timeout: forever, LiveConsole: ep, Files: map[string]string{
-			"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
-		}},
-		RC: vm.Config{Timeout: forever, LiveConsole: rc, Reboot: true, Files: map[string]string{
-			"pci_endpoint_test.ko": kernels.TestDriver, "kselftest": kernels.TestProgram,
-		}},
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	cfg.Kernels = kernels
+	cfg.EP = vm.Config{Timeout: forever, LiveConsole: ep, Files: map[string]string{
+		"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
+	}}
+	cfg.RC = vm.Config{Timeout: forever, LiveConsole: rc, Reboot: true, Files: map[string]string{
+		"pci_endpoint_test.ko": kernels.TestDriver, "kselftest": kernels.TestProgram,
+	}}
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	p, err := machines.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -91,3 +91,24 @@ func TestVMFaults(t *testing.T) {
 		require.Equal(t, kept, r.rc(read))
 	})
 }
+
+// TestVMForgetful resets a root complex whose endpoint has a controller that loses what
+// it was told: its driver has the function do it again, and the disk is back.
+func TestVMForgetful(t *testing.T) {
+	r := nvmeWith(t, func(c *Config) {
+		c.Forgetful = true
+		c.RC.Reboot = true
+	})
+	kept := r.rc(`
+		dd if=/dev/urandom of=/tmp/kept bs=1M count=4 status=none
+		dd if=/tmp/kept of=/dev/nvme0n1 bs=1M oflag=direct conv=fsync status=none
+		sha256sum </tmp/kept
+	`)
+	for range 2 {
+		require.NoError(t, r.ResetRC(t.Context()))
+		require.Equal(t, kept, r.rc(`
+			within 90 test -b /dev/nvme0n1
+			dd if=/dev/nvme0n1 bs=1M count=4 iflag=direct status=none | sha256sum
+		`))
+	}
+}

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
@@ -74,46 +72,37 @@ func (o *output) take(end string) (text, status string, changed <-chan struct{})
 	return text, status, o.changed
 }
 
-const (
-	// birthTime is how long a guest may take to come up.
-	birthTime = 90 * time.Second
-	// maxBirths is how often one is started that does not: under emulation, a
-	// kernel of several processors sometimes hangs long before its first process.
-	maxBirths = 3
-)
-
 // boot starts a guest and waits until it is up. ready is called, if it is not nil,
-// as soon as there is a machine.
+// as soon as there is a machine; more than once, if the guest is stillborn.
 func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Guest, err error) {
-	for range maxBirths {
+	cfg.Script = servant
+	if cfg.LiveConsole != nil {
+		cfg.Script = "CONSOLE_SHELL=yes\n" + servant
+	}
+	err = vm.UntilBorn(func() (err error) {
 		g = &Guest{out: newOutput()}
-		cfg.Script, cfg.Live = servant, g.out
-		if cfg.LiveConsole != nil {
-			cfg.Script = "CONSOLE_SHELL=yes\n" + servant
-		}
+		cfg.Live = g.out
 		if g.VM, err = vm.Start(ctx, cfg); err != nil {
-			return nil, err
+			return err
 		}
 		if ready != nil {
 			err = ready(g)
 		}
 		if err == nil {
-			waiting, cancel := context.WithTimeoutCause(ctx, birthTime, errStillborn)
-			err = g.Expect(waiting, "up")
-			cancel()
+			err = g.Expect(ctx, "up")
 		}
-		if err == nil {
-			return g, nil
+		if err != nil {
+			g.Kill()
+			_, end := g.Wait()
+			return fmt.Errorf("%w: %w", err, end)
 		}
-		g.Kill()
-		if _, end := g.Wait(); !errors.Is(err, errStillborn) {
-			return nil, fmt.Errorf("%w: %w", err, end)
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return g, nil
 }
-
-var errStillborn = errors.New("the guest does not come up")
 
 // reset resets the machine and waits until its guest is up again.
 func (g *Guest) reset(ctx context.Context) error {

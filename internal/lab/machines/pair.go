@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -19,8 +20,9 @@ import (
 type Config struct {
 	// Kernels are what scripts/kernel made.
 	Kernels Kernels
-	// TrapBARs is as in lab.Config.
-	TrapBARs uint8
+	// TrapBARs, Doorbell16 and Forgetful are as in lab.Config.
+	TrapBARs              uint8
+	Doorbell16, Forgetful bool
 	// EP and RC are what the two guests have beside what every one has. Their
 	// Script, Test and Kernel are not used.
 	EP, RC vm.Config
@@ -40,8 +42,8 @@ type Pair struct {
 
 	mu      sync.Mutex
 	ep, rc  *Guest
-	plugged bool // the function belongs into the RC's slot
-	used    int  // root ports of rc that have been used
+	plugged []int // the functions that belong into the RC's slot
+	used    int   // root ports of rc that have been used
 }
 
 // Start starts the link and both guests, and returns when they are up. The pair
@@ -53,7 +55,7 @@ func Start(ctx context.Context, cfg Config) (_ *Pair, err error) {
 	}
 	p.Lab, err = lab.New(lab.Config{
 		EndpointSocket: filepath.Join(p.dir, "ep"), HostSocket: filepath.Join(p.dir, "rc"),
-		Slot: (*slot)(p), TrapBARs: cfg.TrapBARs, Log: cfg.Log,
+		Slot: (*slot)(p), TrapBARs: cfg.TrapBARs, Doorbell16: cfg.Doorbell16, Forgetful: cfg.Forgetful, Log: cfg.Log,
 	})
 	if err != nil {
 		_ = os.RemoveAll(p.dir)
@@ -149,7 +151,7 @@ func rootPorts() (devices []string) {
 }
 
 // StartRC starts the root complex's guest, which must not run. If the link is
-// started, it has the function from the start.
+// started, it has the device from the start.
 func (p *Pair) StartRC() error {
 	cfg := p.cfg.RC
 	cfg.Kernel = p.cfg.Kernels.rc
@@ -158,10 +160,7 @@ func (p *Pair) StartRC() error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.rc, p.used = g, 0
-		if p.plugged {
-			return p.add(p.ctx)
-		}
-		return nil
+		return p.add(p.ctx)
 	})
 	if err != nil {
 		return fmt.Errorf("the root complex's guest: %w", err)
@@ -169,18 +168,28 @@ func (p *Pair) StartRC() error {
 	return nil
 }
 
-// add puts the function into the root complex's next port. The caller holds p.mu.
+// add puts the device, if there is one, into the root complex's next port. The caller
+// holds p.mu.
 func (p *Pair) add(ctx context.Context) error {
+	if len(p.plugged) == 0 {
+		return nil
+	}
 	if p.used == ports {
 		return fmt.Errorf("all %d root ports have been used; the root complex's guest has to be started anew", ports)
 	}
-	n := p.used
+	port := p.used
 	p.used++
-	_, err := p.rc.QMP(ctx, "device_add", map[string]any{
-		"driver": "vfio-user-pci", "id": fmt.Sprintf("function%d", n), "bus": fmt.Sprintf("port%d", n),
-		"socket": map[string]string{"type": "unix", "path": filepath.Join(p.dir, "rc")},
-	})
-	return err
+	for _, n := range slices.Backward(p.plugged) {
+		_, err := p.rc.QMP(ctx, "device_add", map[string]any{
+			"driver": "vfio-user-pci", "id": fmt.Sprintf("device%d.%d", port, n), "bus": fmt.Sprintf("port%d", port),
+			"addr": fmt.Sprintf("0.%d", n), "multifunction": len(p.plugged) > 1,
+			"socket": map[string]string{"type": "unix", "path": p.Lab.HostSocket(n)},
+		})
+		if err != nil {
+			return fmt.Errorf("function %d: %w", n, err)
+		}
+	}
+	return nil
 }
 
 // slot is the root complex's slot, as the link sees it.
@@ -189,11 +198,11 @@ type slot Pair
 var _ lab.Slot = (*slot)(nil)
 
 // Plug implements lab.Slot.
-func (s *slot) Plug(ctx context.Context) error {
+func (s *slot) Plug(ctx context.Context, functions []int) error {
 	p := (*Pair)(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.plugged = true
+	p.plugged = functions
 	if p.rc == nil {
 		return nil // StartRC will
 	}
@@ -205,6 +214,6 @@ func (s *slot) Unplug(context.Context) error {
 	p := (*Pair)(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.plugged = false
+	p.plugged = nil
 	return nil
 }
