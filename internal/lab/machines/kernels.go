@@ -30,10 +30,7 @@ func Build(ctx context.Context, rcName string) (Kernels, error) {
 	if err != nil {
 		return Kernels{}, err
 	}
-	ep := os.Getenv("HACK_EP")
-	if ep == "" {
-		ep, err = recipe(ctx, "ep")
-	}
+	ep, err := recipe(ctx, "ep")
 	if err != nil {
 		return Kernels{}, err
 	}
