@@ -28,7 +28,6 @@ var (
 const (
 	configRoot = "/sys/kernel/config"
 	classRoot  = "/sys/class/pci_epc"
-	deviceRoot = "/sys/bus/pci-epf/devices"
 	nodeRoot   = "/dev/pci-epf-user"
 	driverName = "pci_epf_user"
 	moduleName = "pci-epf-user"
@@ -152,25 +151,37 @@ func (c config) bound(controller string) (names []string) {
 	return names
 }
 
-// create makes a function with attributes, and returns the name that the kernel gave
-// its device.
-func (c config) create(name string, attributes map[string]uint32) (device string, err error) {
-	before := list(deviceRoot)
+// create makes a function that uses that many DMA channels each way; -1: as the driver
+// likes it.
+func (c config) create(name string, channels int) error {
 	if err := os.Mkdir(c.function(name), 0o755); err != nil {
-		return "", fmt.Errorf("create function %s: %w", name, err)
+		return fmt.Errorf("create function %s: %w", name, err)
 	}
-	for attribute, v := range attributes {
-		err := write(filepath.Join(c.function(name), attribute), strconv.FormatUint(uint64(v), 10))
-		if err != nil {
-			return "", fmt.Errorf("create function %s: %w", name, errors.Join(err, os.Remove(c.function(name))))
+	device, err := c.device(name)
+	if err == nil && channels >= 0 {
+		err = write(filepath.Join(c.function(name), device, "dma_channels"), strconv.Itoa(channels))
+	}
+	if err != nil {
+		return fmt.Errorf("create function %s: %w", name, errors.Join(err, os.Remove(c.function(name))))
+	}
+	return nil
+}
+
+// device returns the name of a function's device, which a folder in the function's
+// tells.
+func (c config) device(name string) (string, error) {
+	for _, entry := range list(c.function(name)) {
+		if strings.HasPrefix(entry, driverName+".") {
+			return entry, nil
 		}
 	}
-	for _, d := range list(deviceRoot) {
-		if strings.HasPrefix(d, driverName+".") && !slices.Contains(before, d) {
-			device = d
-		}
-	}
-	return device, nil
+	return "", fmt.Errorf("%s has no device: %w", c.function(name), fs.ErrNotExist)
+}
+
+// node returns the path of the device node of a function that is bound.
+func (c config) node(name string) (string, error) {
+	device, err := c.device(name)
+	return filepath.Join(nodeRoot, device), err
 }
 
 // bind gives a function to a controller.

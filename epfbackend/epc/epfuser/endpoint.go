@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -89,19 +88,18 @@ func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 		return nil, errors.Join(err, fmt.Errorf("%w: %s serves %v: stop it with echo 0 >%s",
 			ErrStarted, e.name, e.config.bound(e.name), e.config.link(e.name, "start")))
 	}
-	attributes := map[string]uint32{}
+	channels := -1
 	if e.opts.NoDMA {
-		attributes["user/dma_channels"] = 0
+		channels = 0
 	}
-	device, err := e.config.create(name, attributes)
-	if err != nil {
+	if err := e.config.create(name, channels); err != nil {
 		return nil, err
 	}
 	if err = e.config.bind(name, e.name); err != nil {
 		return nil, errors.Join(err, e.config.remove(name, e.name))
 	}
 	s := &Slot{e: e, name: name, log: e.log.With("function", name)}
-	if err = s.open(filepath.Join(nodeRoot, device), queues); err != nil {
+	if err = s.open(queues); err != nil {
 		return nil, errors.Join(err, s.close(), e.config.remove(name, e.name))
 	}
 	e.slots = append(e.slots, s)
@@ -131,62 +129,41 @@ func (e *Endpoint) clear(name string) error {
 	return e.config.remove(name, e.name)
 }
 
-// taken says whether a function that is not of this endpoint may be in use: it is
-// another driver's, or not among those whose device nobody has open.
+// taken says whether a function that is not of this endpoint is in use: it is another
+// driver's, or has its device open.
 func (e *Endpoint) taken(name string) bool {
 	for _, s := range e.slots {
 		if s.name == name {
 			return false
 		}
 	}
-	if !exists(e.config.function(name)) {
+	node, err := e.config.node(name)
+	if err != nil {
 		return true
 	}
-	busy := false
-	for _, node := range list(nodeRoot) {
-		d, err := epfdev.Open(filepath.Join(nodeRoot, node))
-		if errors.Is(err, unix.EBUSY) {
-			busy = true
-		}
-		if err != nil {
-			continue
-		}
-		free := e.nameOf(d) == name
+	d, err := epfdev.Open(node)
+	if err == nil {
 		_ = d.Close()
-		if free {
-			return false
-		}
 	}
-	return busy
-}
-
-// nameOf returns the name of a function that we have made, "" if we have not.
-func (e *Endpoint) nameOf(d *epfdev.Device) string {
-	s, err := mapState(d)
-	if err != nil {
-		return ""
-	}
-	defer unix.Munmap(s)
-	return s.name()
+	return errors.Is(err, unix.EBUSY)
 }
 
 // adopt returns the slot of a function that was left for us, nil if there is none.
 func (e *Endpoint) adopt(name string, queues int) *Slot {
-	if !exists(e.config.link(e.name, name)) {
+	node, err := e.config.node(name)
+	if err != nil || !exists(e.config.link(e.name, name)) {
 		return nil
 	}
-	for _, node := range list(nodeRoot) {
-		d, err := epfdev.Open(filepath.Join(nodeRoot, node))
-		if err != nil {
-			continue
-		}
-		s := &Slot{e: e, name: name, dev: d, adopted: true, log: e.log.With("function", name)}
-		if s.state, err = mapState(d); err == nil && s.state.name() == name && s.goesOn(queues) {
-			s.log.Info("a function is taken over")
-			return s
-		}
-		_ = s.close()
+	d, err := epfdev.Open(node)
+	if err != nil {
+		return nil
 	}
+	s := &Slot{e: e, name: name, dev: d, adopted: true, log: e.log.With("function", name)}
+	if s.state, err = mapState(d); err == nil && s.goesOn(queues) {
+		s.log.Info("a function is taken over")
+		return s
+	}
+	_ = s.close()
 	return nil
 }
 

@@ -47,7 +47,11 @@ type Slot struct {
 }
 
 // open opens the function's device and finds out what there is room for.
-func (s *Slot) open(node string, queues int) (err error) {
+func (s *Slot) open(queues int) error {
+	node, err := s.e.config.node(s.name)
+	if err != nil {
+		return err
+	}
 	for end := time.Now().Add(nodeTime); ; time.Sleep(time.Millisecond) {
 		s.dev, err = epfdev.Open(node)
 		if soon := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY); !soon || time.Now().After(end) {
@@ -60,7 +64,7 @@ func (s *Slot) open(node string, queues int) (err error) {
 	if s.state, err = mapState(s.dev); err != nil {
 		return err
 	}
-	s.state.mark(s.name)
+	s.state.mark()
 	if s.info, err = s.dev.Info(); err != nil {
 		return err
 	}
@@ -300,7 +304,7 @@ func (s *Slot) make() error {
 		if err := s.dev.Revoke(); err != nil {
 			return err
 		}
-		s.state.mark(s.name)
+		s.state.mark()
 		if count > 0 {
 			if _, err := s.dev.AllocDoorbells(int(count)); err != nil {
 				return err

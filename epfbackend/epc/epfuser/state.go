@@ -11,20 +11,15 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
 )
 
-// The memory that the kernel keeps for a function, and what we have there: a mark,
-// the name that we gave the function (its device has another one, which is the
-// kernel's), and what the next server needs to go on. Values are in the byte order of
-// the machine.
+// The memory that the kernel keeps for a function, and what we have there: a mark, and
+// what the next server needs to go on. Values are in the byte order of the machine.
 const (
 	stateMark = "vblk-ep\x01"
 
-	offName   = 0x08 // 64 bytes, with a NUL at the end
-	offKept   = 0x48 // u32: what follows is valid
-	offLen    = 0x4c // u32: bytes of the function's state
-	offDigest = 0x50 // 32 bytes: of the description that was programmed
-	offState  = 0x80
-
-	lenName = offKept - offName
+	offKept   = 0x08 // u32: what follows is valid
+	offLen    = 0x0c // u32: bytes of the function's state
+	offDigest = 0x10 // 32 bytes: of the description that was programmed
+	offState  = 0x40
 )
 
 var errStateRoom = errors.New("the kernel keeps too few bytes for the function's state")
@@ -32,20 +27,10 @@ var errStateRoom = errors.New("the kernel keeps too few bytes for the function's
 // state is that memory.
 type state []byte
 
-// mark makes it ours, for a function of that name.
-func (s state) mark(name string) {
+// mark makes it ours.
+func (s state) mark() {
 	clear(s)
-	copy(s[offName:offKept-1], name)
 	copy(s, stateMark)
-}
-
-// name returns the function's name, "" if it is not ours.
-func (s state) name() string {
-	if !bytes.HasPrefix(s, []byte(stateMark)) {
-		return ""
-	}
-	text, _, _ := bytes.Cut(s[offName:offName+lenName], []byte{0})
-	return string(text)
 }
 
 // keep notes what the next server needs; the validity last.
@@ -63,7 +48,7 @@ func (s state) keep(d *epc.Description, b []byte) error {
 
 // kept says whether there is something, and for this description if it is not nil.
 func (s state) kept(d *epc.Description) bool {
-	if s.name() == "" || binary.NativeEndian.Uint32(s[offKept:]) != 1 ||
+	if !bytes.HasPrefix(s, []byte(stateMark)) || binary.NativeEndian.Uint32(s[offKept:]) != 1 ||
 		binary.NativeEndian.Uint32(s[offLen:]) > uint32(len(s)-offState) {
 		return false
 	}

@@ -131,7 +131,7 @@ func (r *rig) traffic(before lab.Stats) lab.Stats {
 // disk appears, and works. Notifications are interrupts of the endpoint, data goes by
 // DMA, and no access to a register is a message.
 func TestVMVblk(t *testing.T) {
-	for _, kernel := range []string{"newest", "debian12"} {
+	for _, kernel := range []string{"newest", "arm64"} {
 		t.Run(kernel, func(t *testing.T) {
 			r := vblk(t, kernel)
 			t.Log(r.ep("./vblk-ep check --disk /dev/vda2"))
@@ -163,7 +163,11 @@ func TestVMVblkWithout(t *testing.T) {
 		t.Log(option, r.ep(fmt.Sprintf("./vblk-ep check --disk /dev/vda2 --epc ,%s", option)))
 		r.serveOn("--disk /dev/vda2 --epc ," + option)
 		before := r.Lab.Stats()
-		r.rc(verify)
+		if strings.Contains(option, "dma=off") { // each eight bytes are a message here
+			r.rc(strings.Replace(verify, "--size=32m", "--size=2m", 1))
+		} else {
+			r.rc(verify)
+		}
 		crossed := r.traffic(before)
 		t.Logf("%s: %+v", option, crossed)
 		if strings.Contains(option, "dma=off") {
