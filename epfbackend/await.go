@@ -36,7 +36,7 @@ func (w *worker) await() ([]*disk.IO, error) {
 	}
 	for {
 		done, err := w.collect(false)
-		if err != nil || len(done) > 0 || len(w.moved) > 0 || w.more {
+		if err != nil || len(done) > 0 || len(w.moved) > 0 || w.more || w.rung {
 			return done, err
 		}
 		if err := shm.Guard(w.lookGuard); err != nil {
@@ -63,13 +63,15 @@ func (w *worker) cause() cause {
 // the next time.
 func (w *worker) collect(block bool) ([]*disk.IO, error) {
 	if !block || w.pace.mode != PollAuto {
-		done, _, err := w.engine.Wait(block)
+		done, rung, err := w.engine.Wait(block)
+		w.rung = w.rung || rung
 		return done, err
 	}
 	if w.waiting == 0 {
 		w.waiting = time.Since(started)
 	}
-	done, _, err := w.engine.Wait(block)
+	done, rung, err := w.engine.Wait(block)
+	w.rung = w.rung || rung
 	w.pace.waited(w.cause(), time.Since(started)-w.waiting)
 	return done, err
 }
@@ -98,7 +100,7 @@ func (w *worker) look() error {
 			w.more = true
 			return nil
 		}
-		if len(w.free) > 0 {
+		if len(w.free) > 0 && !(w.asked && w.mover != nil) {
 			if !w.live() {
 				return nil
 			}
@@ -123,5 +125,6 @@ func (w *worker) arm() (err error) {
 	}
 	w.unasked = false
 	w.more, err = w.ring.EnableNotifications()
+	w.asked = err == nil && !w.more
 	return err
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // What is small is moved for several requests at once where host memory is reached by
-// DMA: the headers of those that bring no data, and the status bytes of those that
-// could not send theirs along with data. As much goes into one batch as a turn has
+// DMA: indirect tables, the headers of those that bring no data, and the status bytes
+// of those that could not send theirs along with data. As much goes into one batch as a turn has
 // brought, so that batches grow with the load, and nothing waits for others.
 //
 // A batch that fails does not say for whom, so its parts are then transferred again,
@@ -21,10 +21,20 @@ const (
 )
 
 type batch struct {
+	what small
 	move epc.Move // move.Tag is beyond those of the pieces
 	list []*request
 	ends []int // by request: how many parts there are up to its last
 }
+
+// small is a kind of what is moved in batches.
+type small uint8
+
+const (
+	tables small = iota
+	headers
+	statuses
+)
 
 // openMover gets the worker its share of the controller's DMA engine, if it has one.
 func (w *worker) openMover() error {
@@ -41,9 +51,12 @@ func (w *worker) openMover() error {
 	pieces := len(w.pool.pieces)
 	w.batches = make([]batch, batchCount)
 	for i := range w.batches {
-		w.batches[i].move.Tag = pieces + i
-		w.freeBatches = append(w.freeBatches, &w.batches[i])
+		b := &w.batches[i]
+		b.move.Tag, b.move.Parts = pieces+i, make([]epc.Part, 0, batchSize)
+		b.list, b.ends = make([]*request, 0, batchSize), make([]int, 0, batchSize)
+		w.freeBatches = append(w.freeBatches, b)
 	}
+	w.tables = make([]*request, 0, len(w.all))
 	w.headers = make([]*request, 0, len(w.all))
 	w.answers = make([]*request, 0, len(w.all))
 	var err error
@@ -88,8 +101,40 @@ func (w *worker) opened(r *request, p *piece) {
 	w.headerCame(r, nil)
 }
 
-// fetchHeaders sends for the headers that are to be fetched. To wait for the only
-// one is quicker than to be told of it.
+// fetchTables sends for the indirect tables that are to be fetched. To wait for the
+// only one is quicker than to be told of it.
+func (w *worker) fetchTables() {
+	if len(w.tables) == 0 || w.gate.wanted() != running || !w.live() {
+		return
+	}
+	if len(w.tables) == 1 && w.ring.InFlight() == 1 {
+		r := w.tables[0]
+		w.tables = w.tables[:0]
+		w.tableCame(r, w.mem.ReadAt(r.table(), r.chain.Table.Addr))
+		return
+	}
+	w.tables = w.sendBatches(tables, w.tables)
+}
+
+// table returns the memory for the request's indirect table.
+func (r *request) table() []byte { return r.slot[slotTable:][:r.chain.Table.Len] }
+
+// tableCame goes on when the table of a chain is there. Without it the ring cannot be
+// served, as without other descriptors.
+func (w *worker) tableCame(r *request, err error) {
+	ok := false
+	if err == nil {
+		ok, err = w.ring.Complete(&r.chain, r.table())
+	}
+	if ok {
+		err = w.begin(r, err)
+	}
+	if err != nil {
+		w.fail(fmt.Errorf("queue %d: %w", w.index, err))
+	}
+}
+
+// fetchHeaders is fetchTables for headers.
 func (w *worker) fetchHeaders() {
 	if len(w.headers) == 0 || w.gate.wanted() != running || !w.live() {
 		return
@@ -102,7 +147,7 @@ func (w *worker) fetchHeaders() {
 		w.headerCame(r, err)
 		return
 	}
-	w.headers = w.sendBatches(epc.FromHost, w.headers)
+	w.headers = w.sendBatches(headers, w.headers)
 }
 
 // headerCame goes on when the header of a request is there, or could not be fetched.
@@ -137,7 +182,7 @@ func (w *worker) settle() {
 			w.fail(err)
 		}
 	default:
-		w.answers = w.sendBatches(epc.ToHost, w.answers)
+		w.answers = w.sendBatches(statuses, w.answers)
 	}
 }
 
@@ -152,18 +197,22 @@ func (w *worker) answerAlone(r *request) error {
 
 // sendBatches starts the moves of as many of the requests as there are batches for,
 // and returns the others.
-func (w *worker) sendBatches(d epc.Direction, list []*request) []*request {
+func (w *worker) sendBatches(what small, list []*request) []*request {
 	for len(list) > 0 && len(w.freeBatches) > 0 {
 		b := w.freeBatches[len(w.freeBatches)-1]
 		w.freeBatches = w.freeBatches[:len(w.freeBatches)-1]
 		n := min(len(list), batchSize)
 		b.list, b.ends = append(b.list[:0], list[:n]...), b.ends[:0]
 		list = append(list[:0], list[n:]...)
-		b.move.Dir, b.move.Parts = d, b.move.Parts[:0]
+		b.what, b.move.Dir, b.move.Parts = what, epc.FromHost, b.move.Parts[:0]
 		for _, r := range b.list {
-			if d == epc.FromHost {
+			switch what {
+			case tables:
+				b.move.Parts = append(b.move.Parts, epc.Part{Addr: r.chain.Table.Addr, Local: r.table()})
+			case headers:
 				b.move.Parts, r.data = cut(b.move.Parts, r.chain.Readable, r.slot[:virtioblk.HeaderLen])
-			} else {
+			case statuses:
+				b.move.Dir = epc.ToHost
 				status := r.slot[slotStatus:][:virtioblk.StatusLen]
 				b.move.Parts = append(b.move.Parts, epc.Part{Addr: r.status, Local: status})
 			}
@@ -184,7 +233,9 @@ func (w *worker) batchEnded(b *batch) {
 		}
 		from = b.ends[i]
 		switch {
-		case b.move.Dir == epc.FromHost:
+		case b.what == tables:
+			w.tableCame(r, err)
+		case b.what == headers:
 			w.headerCame(r, err)
 		case err != nil:
 			w.fail(fmt.Errorf("queue %d: status byte: %w", w.index, err))

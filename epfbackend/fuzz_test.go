@@ -159,7 +159,12 @@ func fuzzOnce(t *testing.T, r *rig, faults *loopback.Faults, data []byte) {
 
 // Hostile chains through a whole function: it never crashes, hangs, or touches
 // what is not its, and a reset mends everything.
-func FuzzRequests(f *testing.F) {
+func FuzzRequests(f *testing.F) { fuzzRequests(f, nil) }
+
+// FuzzRequestsByDMA is FuzzRequests with all of the host's memory behind a DMA engine.
+func FuzzRequestsByDMA(f *testing.F) { fuzzRequests(f, shuffled(15)) }
+
+func fuzzRequests(f *testing.F, link *loopback.Link) {
 	for mode := range byte(8) {
 		for _, seed := range fuzzSeeds() {
 			f.Add(append([]byte{mode}, seed...))
@@ -167,7 +172,7 @@ func FuzzRequests(f *testing.F) {
 	}
 	faults := new(loopback.Faults)
 	r := newSlot(f, setup{
-		path: newFile(f, fuzzDisk), faults: faults, options: epfbackend.Options{QueueSize: 64},
+		path: newFile(f, fuzzDisk), faults: faults, link: link, options: epfbackend.Options{QueueSize: 64},
 		memory: []vringtest.Range{{Base: 1 << 40, Size: 4096}}, // each run has its own
 	})
 	first := r.mem

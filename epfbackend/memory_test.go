@@ -269,6 +269,25 @@ func failTransfers(t *testing.T, s setup) {
 	r.broken()
 }
 
+// However the worker waits, it hears of the ends of moves.
+func TestDMAWithEachPoll(t *testing.T) {
+	for _, poll := range []epfbackend.Poll{epfbackend.PollOff, epfbackend.PollAuto, epfbackend.PollAlways, epfbackend.Poll(time.Millisecond)} {
+		for _, path := range []string{"", "null:1G"} {
+			for _, never := range []bool{false, true} {
+				if never && poll != epfbackend.PollAlways {
+					continue // such drivers are for those who always look
+				}
+				r := newRig(t, setup{
+					path: path, link: shuffled(16), polled: never,
+					options: epfbackend.Options{Poll: poll, Rings: epfbackend.RingBoth},
+				})
+				newClosedLoop(t, r, 8, virtioblk.TypeOut).run(t, 40)
+				newClosedLoop(t, r, 1, virtioblk.TypeIn).run(t, 8)
+			}
+		}
+	}
+}
+
 func TestSlowTransfers(t *testing.T) {
 	faults := transfersOnly()
 	faults.Transfers(func(bool, uint64, int) error { time.Sleep(200 * time.Microsecond); return nil })

@@ -23,9 +23,11 @@ const (
 	maxPieces  = 8    // of one request at a time, so that others get some, too
 	pieceAlign = 4096 // of what is read or written; a multiple of every block size
 
-	// A request's header and status, in memory that a mover can reach.
-	slotLen    = 32
+	// A request's header, status and indirect table, in memory that a mover can reach.
+	// Longer tables are read by transfers, which is little of what such requests take.
+	slotLen    = 256
 	slotStatus = 16
+	slotTable  = 32
 )
 
 // piece is a part of a request on its way between host and disk, and the buffer it
@@ -87,6 +89,8 @@ func (w *worker) openPool() error {
 		c := &p.pieces[i]
 		c.shelf, c.buf = s, memory[at:at+s.size]
 		c.io.Tag, c.move.Tag = len(w.all)+i, i
+		// In a driver's pages, with header and status; more makes it grow.
+		c.move.Parts = make([]epc.Part, 0, s.size/pieceAlign+3)
 		at += s.size
 		s.free = append(s.free, c)
 	}
@@ -100,7 +104,7 @@ func (p *pool) close() {
 	}
 }
 
-// slot returns the memory for header and status of request i.
+// slot returns the memory for header, status and table of request i.
 func (p *pool) slot(i int) []byte { return p.memory[i*slotLen : (i+1)*slotLen] }
 
 // shelfFor returns where a request of n bytes finds its pieces.

@@ -44,10 +44,10 @@ type request struct {
 	opening  bool             // a piece is to bring the header
 	answered bool             // the status byte went along with the data
 
-	slot   []byte // header and status, where movers reach them; otherwise in small
+	slot   []byte // header, status and table, where movers reach them; otherwise in small, without a table
 	ranges [maxRanges * virtioblk.RangeLen]byte
 	rest   []byte // ranges that are still to be executed
-	small  [slotLen]byte
+	small  [slotTable]byte
 }
 
 // begin executes the request of a fresh chain as far as it goes without

@@ -3,6 +3,7 @@ package epfbackend
 import (
 	"errors"
 
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
@@ -76,6 +77,9 @@ func (w *worker) makeRing(format vring.Format) (err error) {
 	}
 	if w.from != nil {
 		cfg.Start = w.from.position
+	}
+	if _, ok := w.ctl.(epc.Moving); ok {
+		cfg.Deferred = slotLen - slotTable
 	}
 	if format == vring.PackedFormat {
 		w.ring, err = vring.NewPacked(w.mem, cfg)

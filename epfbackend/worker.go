@@ -57,6 +57,8 @@ type worker struct {
 	unseen    bool       // used buffers are pushed, not yet published
 	more      bool       // the ring may hold more than was fetched
 	unasked   bool       // the driver was not asked to notify, for the ring will be looked at
+	asked     bool       // the driver will notify of the next chain, and there was none
+	rung      bool       // it may have done so
 	pace      pollPace
 	pool      pool
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
@@ -71,6 +73,7 @@ type worker struct {
 	lost        bool        // the mover is broken
 	batches     []batch
 	freeBatches []*batch
+	tables      []*request // whose indirect table is to be fetched
 	headers     []*request // whose header is to be fetched
 	answers     []*request // whose status is to be written
 }
@@ -227,7 +230,7 @@ func (w *worker) pause() {
 			}
 		}
 		if w.gate.pass() {
-			w.more = true
+			w.more, w.asked = true, false
 			return
 		}
 	}
@@ -252,7 +255,6 @@ func (w *worker) turn() error {
 			w.pieceAtDisk(&w.pool.pieces[io.Tag-len(w.all)])
 		}
 	}
-	w.more = false
 	w.proceed()
 	if err := w.fetch(); err != nil {
 		return err
@@ -271,6 +273,7 @@ func (w *worker) reap() bool {
 
 // proceed starts moves and pieces that can be, before transfers are waited for.
 func (w *worker) proceed() {
+	w.fetchTables()
 	w.fetchHeaders()
 	w.feed()
 	w.settle()
@@ -291,7 +294,8 @@ func (w *worker) submit() {
 // fetch starts what the driver made available, as long as there are requests to
 // hold it, and asks to be notified once there is nothing more.
 func (w *worker) fetch() error {
-	w.unasked = false
+	came := w.more || w.rung
+	w.more, w.unasked = false, false
 	if w.broken || w.gate.wanted() != running {
 		return nil
 	}
@@ -300,35 +304,31 @@ func (w *worker) fetch() error {
 			return err
 		}
 	}
+	if w.asked && w.mover != nil { // each look is a round trip
+		if !came {
+			return nil
+		}
+		w.rung = false
+		if more, err := w.ring.Available(); err != nil || !more {
+			return err
+		}
+	}
+	w.asked, w.rung = false, false
 	if err := w.ring.DisableNotifications(); err != nil {
 		return err
 	}
 	// A driver that makes available as fast as we serve must not keep us here.
 	for budget := len(w.all); ; {
-		for ; len(w.free) > 0 && budget > 0; budget-- {
-			r := w.free[len(w.free)-1]
-			if !w.live() {
-				return nil
-			}
-			ok, err := w.ring.Next(&r.chain)
-			if !ok && err != nil {
-				return err
-			}
-			if !ok {
-				break
-			}
-			w.free = w.free[:len(w.free)-1]
-			if err := w.begin(r, err); err != nil {
-				return err
-			}
+		if err := w.take(&budget); err != nil {
+			return err
 		}
-		if len(w.free) == 0 {
+		if len(w.free) == 0 || w.broken {
 			return nil // a completion will bring us back
 		}
 		if w.more = budget == 0; w.more {
 			return nil
 		}
-		if w.pace.budget(w.cause()) != 0 {
+		if w.pace.budget(w.cause()) != 0 && (w.mover == nil || w.pace.mode == PollAlways) {
 			w.unasked = true // it will be looked at
 			return nil
 		}
@@ -337,6 +337,31 @@ func (w *worker) fetch() error {
 			return err
 		}
 	}
+}
+
+// take starts the chains that are there, at most as many as the budget says. Where a
+// look is a round trip, it leaves it to who asks to be notified to look for more.
+func (w *worker) take(budget *int) error {
+	for taken := 0; len(w.free) > 0 && *budget > 0; *budget-- {
+		if !w.live() || taken > 0 && w.mover != nil && !w.ring.Known() {
+			return nil
+		}
+		r := w.free[len(w.free)-1]
+		ok, err := w.ring.Next(&r.chain)
+		if !ok {
+			return err
+		}
+		taken++
+		w.free = w.free[:len(w.free)-1]
+		if r.chain.Table.Len > 0 {
+			w.tables = append(w.tables, r)
+			continue
+		}
+		if err := w.begin(r, err); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // publish shows the driver what was used, and interrupts it if it wants that.

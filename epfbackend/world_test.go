@@ -285,6 +285,15 @@ type timedDisk struct {
 	bandwidth int64
 	data      []byte
 	freeAt    time.Duration
+
+	busy   int           // operations in flight
+	since  time.Duration // busy changed last
+	byTime time.Duration // the sum of the times that operations were in flight
+}
+
+func (s *timedDisk) change(n int, now time.Duration) {
+	s.byTime += time.Duration(s.busy) * (now - s.since)
+	s.busy, s.since = s.busy+n, now
 }
 
 func (s *timedDisk) Info() disk.Info {
@@ -303,9 +312,10 @@ func (s *timedDisk) NewEngine(_ disk.EngineKind, depth, doorbell int) (disk.Engi
 type timedEngine struct {
 	s         *timedDisk
 	bell      int
+	buf       [8]byte
 	started   []*disk.IO
-	inFlight  []*disk.IO // nil where there is room
-	busy      int
+	inFlight  []*disk.IO      // nil where there is room
+	ends      []time.Duration // of those
 	done, out []*disk.IO
 	end       func(int)
 }
@@ -315,7 +325,7 @@ func (e *timedEngine) Ready() bool       { return len(e.done) > 0 }
 func (e *timedEngine) Start(io *disk.IO) { e.started = append(e.started, io) }
 
 func (e *timedEngine) Close() error {
-	for e.busy > 0 && e.s.clock.Step() {
+	for e.s.busy > 0 && e.s.clock.Step() {
 	}
 	return nil
 }
@@ -339,8 +349,7 @@ func (e *timedEngine) Wait(block bool) ([]*disk.IO, bool, error) {
 }
 
 func (e *timedEngine) drain() bool {
-	var b [8]byte
-	n, _ := unix.Read(e.bell, b[:])
+	n, _ := unix.Read(e.bell, e.buf[:])
 	return n > 0
 }
 
@@ -350,23 +359,22 @@ func (e *timedEngine) issue(io *disk.IO) {
 		i++
 	}
 	if i == len(e.inFlight) {
-		e.inFlight = append(e.inFlight, nil)
+		e.inFlight, e.ends = append(e.inFlight, nil), append(e.ends, 0)
 	}
-	e.inFlight[i] = io
-	e.busy++
 	now := e.s.clock.Now()
+	e.s.change(1, now)
 	at := max(now+e.s.latency, e.s.freeAt)
 	if e.s.bandwidth > 0 {
 		at += time.Duration(io.Length * int64(time.Second) / e.s.bandwidth)
 	}
-	e.s.freeAt = at
+	e.s.freeAt, e.inFlight[i], e.ends[i] = at, io, at
 	e.s.clock.After(at-now, e.end, i)
 }
 
 func (e *timedEngine) ended(i int) {
 	io := e.inFlight[i]
 	e.inFlight[i] = nil
-	e.busy--
+	e.s.change(-1, e.ends[i])
 	switch at := e.s.data[io.Offset:]; io.Op {
 	case disk.Read:
 		blkio.Scatter(io.Iov, 0, at[:io.Length])

@@ -2,6 +2,7 @@ package vring
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 )
 
@@ -79,8 +80,16 @@ func (c *Chain) finish() error {
 	return nil
 }
 
+// finished is what Next returns of a chain that is whole.
+func (c *Chain) finished() (ok bool, err error) {
+	if err := c.finish(); err != nil {
+		return true, fmt.Errorf("chain %d: %w", c.Head, err)
+	}
+	return true, nil
+}
+
 // readAhead is how many descriptors one transfer brings from a table that cannot
-// be lent; in a packed ring, how many beyond those that are known to be there.
+// be lent, a power of two; in a packed ring, how many beyond those that are known to be there.
 const readAhead = 32
 
 // table is the descriptor table. Where it cannot be lent, descriptors are read
@@ -122,11 +131,14 @@ func (t *table) get(i uint16) (desc, error) {
 		return decodeDesc(t.window.Bytes()[off:]), nil
 	}
 	if t.read[i] != t.round {
-		end := min(int(i)+readAhead, t.size)
-		if err := t.area.read(t.local[off:end*descSize], off); err != nil {
+		// A block around it: a driver that takes the descriptor it freed last goes
+		// through its table in either direction.
+		start := int(i) &^ (readAhead - 1)
+		end := min(start+readAhead, t.size)
+		if err := t.area.read(t.local[start*descSize:end*descSize], start*descSize); err != nil {
 			return desc{}, err
 		}
-		for j := int(i); j < end; j++ {
+		for j := start; j < end; j++ {
 			t.read[j] = t.round
 		}
 	}

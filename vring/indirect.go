@@ -7,16 +7,18 @@ type tables struct {
 	mem     Memory
 	allowed bool   // the feature was negotiated
 	max     int    // descriptors
+	defers  int    // bytes, of those that are left to the caller
 	local   []byte // of one that cannot be lent
 }
 
 // get returns the table that d refers to, in place or copied, valid until the
-// next call. It holds a positive number of descriptors.
-func (t *tables) get(d desc) ([]byte, error) {
+// next call. It holds a positive number of descriptors. Without one and an error,
+// c.Table says where it is.
+func (t *tables) get(c *Chain, d desc) ([]byte, error) {
 	if err := t.check(d); err != nil {
 		return nil, err
 	}
-	b, err := t.fetch(d.addr, int(d.len))
+	b, err := t.fetch(c, d.addr, int(d.len))
 	if err != nil {
 		return nil, fmt.Errorf("indirect table of %d bytes at %#x: %w", d.len, d.addr, err)
 	}
@@ -39,13 +41,17 @@ func (t *tables) check(d desc) error {
 	return nil
 }
 
-func (t *tables) fetch(addr uint64, n int) ([]byte, error) {
+func (t *tables) fetch(c *Chain, addr uint64, n int) ([]byte, error) {
 	b, err := t.mem.Lend(addr, n, Read)
 	if err != nil {
 		return nil, err
 	}
 	if len(b) >= n {
 		return b[:n], nil
+	}
+	if n <= t.defers {
+		c.Table = Segment{addr, uint32(n)}
+		return nil, nil
 	}
 	if t.local == nil {
 		t.local = make([]byte, t.max*descSize)

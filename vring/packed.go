@@ -76,7 +76,7 @@ func NewPacked(mem Memory, cfg Config) (*Packed, error) {
 			mem: mem, name: "device event suppression", addr: cfg.Device,
 			len: eventSize, align: 4, access: Write,
 		},
-		tables: tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain},
+		tables: tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain, defers: cfg.Deferred},
 		next:   start, pushed: start, published: start,
 		steps: make([]uint16, n),
 		told:  toldNothing,
@@ -123,11 +123,23 @@ func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	q.ring.fetched(c.slots)
 	q.next = q.ring.after(q.next, c.slots)
 	q.inFlight++
-	if err := c.finish(); err != nil {
-		return true, fmt.Errorf("chain %d: %w", c.Head, err)
+	if c.Table.Len > 0 {
+		return true, nil
 	}
-	return true, nil
+	return c.finished()
 }
+
+// Complete implements Queue.
+func (q *Packed) Complete(c *Chain, table []byte) (ok bool, err error) {
+	c.Table = Segment{}
+	if err := q.walkTable(c, table); err != nil {
+		return false, q.fail(fmt.Errorf("chain %d: %w", c.Head, err))
+	}
+	return c.finished()
+}
+
+// Known implements Queue.
+func (q *Packed) Known() bool { return q.ring.seen > 0 || q.ring.countAvailable(q.next) > 0 }
 
 // Available implements Queue.
 func (q *Packed) Available() (more bool, err error) {
@@ -188,10 +200,15 @@ func (q *Packed) walk(c *Chain) error {
 // walkIndirect collects the descriptors of a table. They have no order but their
 // own, and of their flags the device looks at WRITE alone (§2.8.7).
 func (q *Packed) walkIndirect(c *Chain, d desc) error {
-	b, err := q.tables.get(d)
-	if err != nil {
+	b, err := q.tables.get(c, d)
+	if err != nil || c.Table.Len > 0 {
 		return err
 	}
+	return q.walkTable(c, b)
+}
+
+// walkTable is walkIndirect once the table is there.
+func (q *Packed) walkTable(c *Chain, b []byte) error {
 	for ; len(b) > 0; b = b[descSize:] {
 		e := decodePacked(b)
 		if err := c.add(e.desc, q.cfg.MaxChain); err != nil {

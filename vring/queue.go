@@ -51,6 +51,10 @@ type Chain struct {
 	// ReadableLen and WritableLen are the sums of their lengths in bytes.
 	ReadableLen, WritableLen uint64
 
+	// Table is set, of a Len above 0, while the chain lacks what stands in this
+	// indirect table: see Config.Deferred.
+	Table Segment
+
 	segments []Segment // Readable, then Writable
 	readable int       // how many of them are readable
 	count    int       // descriptors met, empty ones included
@@ -95,6 +99,15 @@ type Queue interface {
 	// with the ring. It is for who looks again and again instead of asking to be
 	// notified.
 	Available() (more bool, err error)
+
+	// Complete goes on with a chain that Next has reported with a Table, given what
+	// stands there. It returns what Next returns for other chains; errors are the
+	// driver's. A chain that it does not report stays in flight for good.
+	Complete(c *Chain, table []byte) (ok bool, err error)
+
+	// Known reports whether Next would fetch a chain that was seen to be available
+	// before, without a look at host memory for new ones.
+	Known() bool
 
 	// Push adds c, in flight, to the batch of used chains. written is how many
 	// bytes the device wrote, from the start of the writable part. The driver
@@ -152,6 +165,9 @@ type Config struct {
 	// included; Size if not positive. (A driver should stay below Size even with indirect
 	// descriptors, but Linux takes the limits of the device instead.)
 	MaxChain int
+	// Deferred is the length in bytes up to which Next leaves it to its caller to
+	// read an indirect table that cannot be lent, who can so read several at once.
+	Deferred int
 	// Start is the ring's position, 0 after a reset. In a split virtqueue it is the
 	// available and used index of the first chain. In a packed one bits 0 to 14
 	// are the first descriptor, and bit 15 is set where the wrap counters are 0.

@@ -49,11 +49,39 @@ func rigIn(t testing.TB, mem *vringtest.Memory, cfg vringtest.Config) *rig {
 	return &rig{mem, drv, q}
 }
 
-func newQueue(mem vring.Memory, packed bool, cfg vring.Config) (vring.Queue, error) {
+func newQueue(mem vring.Memory, packed bool, cfg vring.Config) (q vring.Queue, err error) {
+	cfg.Deferred = 64
 	if packed {
-		return vring.NewPacked(mem, cfg)
+		q, err = vring.NewPacked(mem, cfg)
+	} else {
+		q, err = vring.NewSplit(mem, cfg)
 	}
-	return vring.NewSplit(mem, cfg)
+	return &completing{Queue: q, mem: mem}, err
+}
+
+// completing is a queue whose user reads tables that it is left to read.
+type completing struct {
+	vring.Queue
+	mem    vring.Memory
+	table  [64]byte
+	failed int // whose table was malformed, which stay in flight
+}
+
+func (q *completing) InFlight() int { return q.Queue.InFlight() - q.failed }
+
+func (q *completing) Next(c *vring.Chain) (ok bool, err error) {
+	ok, err = q.Queue.Next(c)
+	if !ok || err != nil || c.Table.Len == 0 {
+		return ok, err
+	}
+	b := q.table[:c.Table.Len]
+	if err := q.mem.ReadAt(b, c.Table.Addr); err != nil {
+		return false, err
+	}
+	if ok, err = q.Complete(c, b); !ok {
+		q.failed++
+	}
+	return ok, err
 }
 
 // bothWays runs a test on lent memory and on memory reached by transfers.

@@ -86,7 +86,7 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 			mem: mem, name: "used ring", addr: cfg.Device,
 			len: usedRing + n*usedEntrySize + event, align: 4, access: Write,
 		},
-		tables:    tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain},
+		tables:    tables{mem: mem, allowed: cfg.Indirect, max: cfg.MaxChain, defers: cfg.Deferred},
 		nextIndex: cfg.Start, availIndex: cfg.Start,
 		pushedIndex: cfg.Start, publishedIndex: cfg.Start, event: cfg.Start,
 		heads: make([]byte, n*availEntrySize),
@@ -136,11 +136,23 @@ func (q *Split) Next(c *Chain) (ok bool, err error) {
 		return false, q.fail(fmt.Errorf("chain %d: %w", head, err))
 	}
 	q.nextIndex++
-	if err := c.finish(); err != nil {
-		return true, fmt.Errorf("chain %d: %w", head, err)
+	if c.Table.Len > 0 {
+		return true, nil
 	}
-	return true, nil
+	return c.finished()
 }
+
+// Complete implements Queue.
+func (q *Split) Complete(c *Chain, table []byte) (ok bool, err error) {
+	c.Table = Segment{}
+	if err := q.walkTable(c, table); err != nil {
+		return false, q.fail(fmt.Errorf("chain %d: %w", c.Head, err))
+	}
+	return c.finished()
+}
+
+// Known implements Queue.
+func (q *Split) Known() bool { return q.nextIndex != q.availIndex }
 
 // Available implements Queue.
 func (q *Split) Available() (more bool, err error) {
@@ -215,10 +227,15 @@ func (q *Split) walk(c *Chain) error {
 // starts with the table's first descriptor. Whether d itself is writable does
 // not matter (§2.7.5.3.2).
 func (q *Split) walkIndirect(c *Chain, d desc) error {
-	b, err := q.tables.get(d)
-	if err != nil {
+	b, err := q.tables.get(c, d)
+	if err != nil || c.Table.Len > 0 {
 		return err
 	}
+	return q.walkTable(c, b)
+}
+
+// walkTable is walkIndirect once the table is there.
+func (q *Split) walkTable(c *Chain, b []byte) error {
 	size := len(b) / descSize
 	for i, n := 0, 1; ; n++ {
 		e := decodeDesc(b[i*descSize:])

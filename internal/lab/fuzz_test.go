@@ -15,6 +15,8 @@ func (r *rig) step(b []byte) error {
 	value := b[4:8]
 	var buf [8]byte
 	switch b[0] % 8 {
+	case 2:
+		return r.rc.Reset()
 	case 3:
 		return r.ep.ReadRegion(registersBAR, off&^7, buf[:])
 	case 4:
@@ -53,7 +55,7 @@ func FuzzLink(f *testing.F) {
 	f.Add(input([2]uint32{0x2010, 0x1000}, [2]uint32{0x201c, 1}, [2]uint32{0x2000, MapEnable}))
 	f.Add(input([2]uint32{0x0860, 0}, [2]uint32{RegIRQRaise, RaiseMSIX}, [2]uint32{RegEventEnable, allEvents}))
 	f.Add([]byte{4, 3, 0, 0, 1, 2, 3, 4, 5, 0, 64, 16, 7, 0, 0, 0, 6, 0, 4, 0, 6, 0, 0, 0, 7, 0, 0, 32, 0, 0, 0, 0})
-	r := newRig(f, func(c *Config) { c.TrapBARs = 1 })
+	r := newRig(f, func(c *Config) { c.TrapBARs, c.Forgetful = 1, true })
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r.t, r.ep.t, r.rc.t = t, t, t // which ends this root complex, too
 		r.setReg(RegControl, ControlReset)
