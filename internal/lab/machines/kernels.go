@@ -20,6 +20,9 @@ type Kernels struct {
 	// TestDriver and TestProgram are files on this machine: the driver
 	// pci_endpoint_test for the root complex's kernel, and the kselftest.
 	TestDriver, TestProgram string
+
+	// UserTest is the selftest of functions in user space, for the endpoint.
+	UserTest string
 }
 
 // Build makes both kernels, or finds them in the cache: that of the endpoint, and
@@ -47,6 +50,7 @@ func Build(ctx context.Context, rcName string) (Kernels, error) {
 		rc:          stock,
 		TestDriver:  filepath.Join(rc, "pci_endpoint_test.ko"),
 		TestProgram: filepath.Join(rc, "pci_endpoint_kselftest"),
+		UserTest:    filepath.Join(ep, "pci_epf_user_test"),
 	}, nil
 }
 

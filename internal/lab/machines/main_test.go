@@ -38,6 +38,7 @@ func start(t *testing.T, rcKernel string, edit func(*Config)) *rig {
 		Kernels: k,
 		EP: vm.Config{Timeout: guestTime, Files: map[string]string{
 			"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
+			"epf-user": filepath.Join(scripts, "epf-user"), "epf_user_test": k.UserTest,
 		}},
 		RC: vm.Config{Timeout: guestTime, Modules: []string{"nvme"}, Files: map[string]string{
 			"pci_endpoint_test.ko": k.TestDriver, "kselftest": k.TestProgram,
