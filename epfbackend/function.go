@@ -57,6 +57,7 @@ type Function struct {
 	workers  []*worker // by queue; nil where none runs
 	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool
+	resume   []queueState // what is being taken over from another function
 
 	refreshing sync.Mutex     // regs stays while it is held; taken before mu
 	background sync.WaitGroup // cache flushes, and who waits for workers to end
@@ -287,10 +288,16 @@ func (f *Function) Refresh() error {
 	size := f.store.Info().Size
 	f.size.Store(size)
 	f.log.Info("the disk has a new size", "bytes", size)
+	f.tellSize(size)
+	return nil
+}
+
+// tellSize tells the driver, if there is one, how large the disk is.
+func (f *Function) tellSize(size int64) {
 	f.refreshing.Lock()
 	defer f.refreshing.Unlock()
 	if f.regs == nil {
-		return nil // who attaches finds the new size
+		return // who attaches finds the new size
 	}
 	live := f.regs.UpdateDeviceConfig(func(config []byte) {
 		binary.LittleEndian.PutUint64(config[virtioblk.CfgCapacity:], uint64(size)/virtioblk.SectorSize)
@@ -298,7 +305,6 @@ func (f *Function) Refresh() error {
 	if live {
 		f.interruptConfig()
 	}
-	return nil
 }
 
 // fail reports that the device cannot go on (virtio 1.4 §2.1.2). It must not be

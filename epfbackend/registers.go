@@ -45,17 +45,16 @@ func (f *Function) newTrapped() *regfile.Trapped {
 	}, f)
 }
 
-// newTrapFree writes the registers of a function into the memory of its BAR, and
-// returns the register file that watches them.
-func (f *Function) newTrapFree(c epc.Controller) *regfile.TrapFree {
-	return regfile.NewTrapFree(regfile.TrapFreeConfig{
+// trapFreeConfig describes the registers of a function in the memory of its BAR.
+func (f *Function) trapFreeConfig(c epc.Controller) regfile.TrapFreeConfig {
+	return regfile.TrapFreeConfig{
 		Word: f.mirror.Word, Queues: f.opts.Queues, QueueSize: f.opts.QueueSize,
 		Vectors: f.desc.MSIX.Vectors, DeviceConfig: f.deviceConfig(),
 		DriverBytes: []int{virtioblk.CfgWriteback},
 		Common:      window(c, f.layout.common, virtiopci.CommonCfgLen),
 		ISR:         window(c, f.layout.isr, 4),
 		Device:      window(c, f.layout.device, virtioblk.ConfigLen),
-	}, f)
+	}
 }
 
 // window returns n bytes of the controller's BAR memory.
@@ -63,14 +62,20 @@ func window(c epc.Controller, at place, n int) shm.Window {
 	return shm.Of(c.BARMemory(at.bar)).Slice(at.off, n)
 }
 
-// attachTrapFree begins to watch the BARs that the controller gave us.
+// attachTrapFree begins to watch the BARs that the controller gave us, with registers
+// as they are at reset.
 func (f *Function) attachTrapFree(c epc.Controller) {
-	regs := f.newTrapFree(c)
+	f.watch(c, regfile.NewTrapFree(f.trapFreeConfig(c), f), regfile.Running{})
+}
+
+// watch begins to watch registers, and to serve what runs already.
+func (f *Function) watch(c epc.Controller, regs *regfile.TrapFree, r regfile.Running) {
 	f.refreshing.Lock()
 	f.mu.Lock()
 	f.regs = regs
 	f.config = window(c, f.layout.device, virtioblk.ConfigLen)
 	f.mu.Unlock()
 	f.refreshing.Unlock()
+	regs.TakeOver(r)
 	f.sampler = startSampler(f, regs, c)
 }

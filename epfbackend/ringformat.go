@@ -37,6 +37,9 @@ func (w *worker) negotiatedRing() error {
 // firmware that changes the memory map does that. It is looked for again when the
 // map has changed.
 func (w *worker) findRing() error {
+	if w.from != nil {
+		return w.resumeRing()
+	}
 	format, err := vring.FormatEvidence(w.mem, w.queue.Desc, w.queue.Driver)
 	if err == nil && format != vring.Undecided {
 		err = w.makeRing(format)
@@ -51,6 +54,18 @@ func (w *worker) findRing() error {
 	return err
 }
 
+// resumeRing makes the ring of a queue that someone has served before. The driver is
+// interrupted, in case that it was not told of what was used last.
+func (w *worker) resumeRing() error {
+	if err := w.makeRing(w.from.format); err != nil {
+		return err
+	}
+	w.log.Info("ring taken over", "format", w.from.format, "position", w.from.position)
+	w.from = nil
+	w.interrupt()
+	return nil
+}
+
 func (w *worker) makeRing(format vring.Format) (err error) {
 	trapFree := w.f.opts.TrapFree
 	cfg := vring.Config{
@@ -59,6 +74,9 @@ func (w *worker) makeRing(format vring.Format) (err error) {
 		Indirect: w.accepted.Has(virtio.IndirectDesc),
 		// A driver that chose a smaller ring still has our SEG_MAX to go by.
 		MaxChain: min(max(w.queue.Size, w.f.opts.QueueSize), maxChain),
+	}
+	if w.from != nil {
+		cfg.Start = w.from.position
 	}
 	if _, ok := w.ctl.(epc.Moving); ok {
 		cfg.Deferred = slotLen - slotTable

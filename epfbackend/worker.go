@@ -45,6 +45,7 @@ type worker struct {
 	accepted virtio.Features
 	epoch    uint64      // of the activation it serves; trap-free only
 	ring     vring.Queue // nil until its format is known
+	from     *ringState  // where the ring is to go on; nil: at its start
 	broken   bool
 	engine   disk.Engine
 	complain limiter
@@ -90,7 +91,7 @@ func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err er
 	w = &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
 		log: f.log.With("queue", i), ctl: f.ctl, mem: f.ctl.Memory().View(),
-		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(),
+		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(), from: f.resumed(i),
 	}
 	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look
 	w.pace.mode = f.opts.Poll

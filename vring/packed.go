@@ -100,6 +100,11 @@ func (q *Packed) Resolve() error {
 // InFlight implements Queue.
 func (q *Packed) InFlight() int { return q.inFlight }
 
+// Position implements Queue.
+func (q *Packed) Position() (start uint16, ok bool) {
+	return q.ring.encode(q.next) ^ wrapBit, q.next == q.published && !q.undecided && q.broken == nil
+}
+
 // Next implements Queue.
 func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	if err := q.unable(); err != nil {

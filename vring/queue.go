@@ -138,6 +138,11 @@ type Queue interface {
 	// InFlight returns how many chains were fetched and not yet pushed, at most
 	// the queue size.
 	InFlight() int
+
+	// Position returns what Config.Start must be for a queue that goes on where
+	// this one is, and whether it can: nothing is in flight, all that was pushed is
+	// published, and the ring is sound.
+	Position() (start uint16, ok bool)
 }
 
 // MaxSize is the largest size of a queue (§2.7, §2.8).

@@ -111,6 +111,11 @@ func (q *Split) Resolve() error {
 // InFlight implements Queue.
 func (q *Split) InFlight() int { return int(q.nextIndex - q.pushedIndex) }
 
+// Position implements Queue.
+func (q *Split) Position() (start uint16, ok bool) {
+	return q.nextIndex, q.nextIndex == q.publishedIndex && !q.undecided && q.broken == nil
+}
+
 // Next implements Queue.
 func (q *Split) Next(c *Chain) (ok bool, err error) {
 	if err := q.unable(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/doorbell"
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/epfuser"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
@@ -33,8 +34,11 @@ type summary struct {
 	TrapFree      bool     `json:"trap_free"`
 	Features      string   `json:"features"`
 	Lost          []lost   `json:"lost_features"` // trap-free only
-	Socket        string   `json:"socket"`
-	QEMU          []string `json:"qemu_args"`
+	Socket        string   `json:"socket,omitempty"`
+	QEMU          []string `json:"qemu_args,omitempty"`
+
+	Controller *epfuser.Report `json:"controller,omitempty"` // of an endpoint
+	Slot       string          `json:"slot,omitempty"`       // there
 }
 
 // lost is a feature that a trap-free function cannot offer.
@@ -43,7 +47,7 @@ type lost struct {
 	Why     string `json:"why"`
 }
 
-func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summary, error) {
+func summarize(fn *epfbackend.Function, store disk.Store, at slot) (summary, error) {
 	info, o := store.Info(), fn.Options()
 	engine, err := engineName(store, o.Engine)
 	if err != nil {
@@ -58,7 +62,13 @@ func summarize(fn *epfbackend.Function, store disk.Store, socket string) (summar
 		Queues: o.Queues, QueueSize: o.QueueSize,
 		Features: featureNames(fn.Features()),
 		TrapFree: o.TrapFree,
-		Socket:   socket, QEMU: qemuArgs(socket),
+	}
+	switch at := at.(type) {
+	case nil:
+	case *epfuser.Slot:
+		s.Slot, s.Controller = at.Path(), at.Report()
+	default:
+		s.Socket, s.QEMU = at.Path(), qemuArgs(at.Path())
 	}
 	for _, l := range fn.Lost() {
 		s.Lost = append(s.Lost, lost{l.Feature.Name(virtioblk.FeatureNames), l.Reason})
@@ -140,10 +150,29 @@ func (s *summary) print(w io.Writer) {
 	if s.TrapFree {
 		mode = ", trap-free"
 	}
-	fmt.Fprintf(w, "  slot      %s%s\n", s.Socket, mode)
+	switch {
+	case s.Controller != nil:
+		fmt.Fprintf(w, "  function  %s; doorbell: %s; data: %s\n", s.Slot, s.Controller.Doorbell, s.Controller.Data)
+	case s.Socket != "":
+		fmt.Fprintf(w, "  slot      %s%s\n", s.Socket, mode)
+	}
+}
+
+// printController prints what the controller can do and what that means.
+func (s *summary) printController(w io.Writer) {
+	if s.Controller == nil {
+		return
+	}
+	fmt.Fprintf(w, "  endpoint controller %s\n", s.Controller.Name)
+	for _, l := range s.Controller.Lines {
+		fmt.Fprintf(w, "    %-14s %-28s %s\n", l.What, l.Has, l.Means)
+	}
 }
 
 func (s *summary) printQEMU(w io.Writer) {
+	if s.Controller != nil {
+		return
+	}
 	fmt.Fprintf(w, "  attach a guest (QEMU 10.1 or newer) with\n")
 	for i := 0; i < len(s.QEMU); i += 2 {
 		value := s.QEMU[i+1]
@@ -158,7 +187,7 @@ func (s *summary) printQEMU(w io.Writer) {
 func announce(w io.Writer, exports []*export, asJSON bool) error {
 	all := make([]summary, len(exports))
 	for i, e := range exports {
-		s, err := summarize(e.fn, e.store, e.slot.Path())
+		s, err := summarize(e.fn, e.store, e.slot)
 		if err != nil {
 			return err
 		}

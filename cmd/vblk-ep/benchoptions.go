@@ -15,7 +15,7 @@ import (
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
-	connect    slotFlag
+	connect    virtualSlot
 	disk       string // as --disk has it; empty with --connect
 	serve      []string
 	trapFree   bool

@@ -95,16 +95,18 @@ func (s *benchServer) serveHere(args []string, errOut io.Writer) error {
 	if err := o.parse("serve", serveUsage, args, io.Discard); err != nil {
 		return err
 	}
-	exports, err := openAll(o.disks, []string{s.socket}, o.logger(errOut))
+	log := o.logger(errOut)
+	slots := newSlots(&o, log)
+	exports, err := openAll(o.disks, slots, log)
 	if err != nil {
-		return joinErrors(err, closeAll(exports))
+		return joinErrors(err, slots.close(), closeAll(exports))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- serveAll(ctx, exports) }()
 	s.end = func() error {
 		cancel()
-		return joinErrors(<-served, closeAll(exports))
+		return joinErrors(<-served, slots.close(), closeAll(exports))
 	}
 	return nil
 }

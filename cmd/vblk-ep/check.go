@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
@@ -10,11 +9,11 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
-	"github.com/vblk-ep/vblk-ep/epfbackend/epc/vfiouser"
 )
 
 const checkUsage = `vblk-ep check says what serve would export with the same options, and every
-reason why it would not. Nothing is exported and nothing is changed.
+reason why it would not. Nothing is exported and nothing is changed; an endpoint
+controller is asked through a function that no host sees.
 
 Usage:
   vblk-ep check --disk PATH[,OPTION...] [OPTION...]
@@ -35,25 +34,22 @@ type verdict struct {
 	Export   *summary `json:"export,omitempty"`
 }
 
-func check(args []string, out, errOut io.Writer) error {
+func check(args []string, out, errOut io.Writer) (err error) {
 	var o options
 	if err := o.parse("check", checkUsage, args, out); err != nil {
 		return err
 	}
-	sockets, err := socketPaths(o.slot, o.disks)
-	if errors.Is(err, errUsage) {
-		return err
-	}
 	var verdicts []verdict
 	var problems *multierror.Error
-	if err != nil {
-		problems = multierror.Append(problems, err)
-		sockets = defaultSockets(o.disks)
-	}
 	log := o.logger(errOut)
+	slots := newTrial(&o, log)
+	if err := slots.open(); err != nil {
+		problems = multierror.Append(problems, err)
+	}
+	defer func() { err = joinErrors(err, slots.close()) }()
 	for i, d := range o.disks {
 		d.open.Log, d.offer.Log = log, log
-		export, err := tryExport(d, sockets[i])
+		export, err := tryExport(d, slots, i)
 		v := verdict{Disk: d.path, OK: err.ErrorOrNil() == nil, Problems: []string{}, Export: export}
 		for _, e := range err.WrappedErrors() {
 			v.Problems = append(v.Problems, e.Error())
@@ -62,6 +58,7 @@ func check(args []string, out, errOut io.Writer) error {
 		verdicts = append(verdicts, v)
 		if export != nil && !o.json {
 			export.print(out)
+			export.printController(out)
 		}
 	}
 	if o.json {
@@ -74,10 +71,12 @@ func check(args []string, out, errOut io.Writer) error {
 	return problems.ErrorOrNil()
 }
 
-// tryExport does all that serve does, short of taking the socket.
-func tryExport(d diskSpec, socket string) (*summary, *multierror.Error) {
-	var errs *multierror.Error
-	errs = multierror.Append(errs, vfiouser.CheckPath(socket))
+// tryExport does all that serve does, short of serving. What it says of the disk it
+// says without a slot, too.
+func tryExport(d diskSpec, slots slots, i int) (*summary, *multierror.Error) {
+	at, room, err := slots.add(i, d.open.Log)
+	errs := multierror.Append(nil, err)
+	d.offer.Room = room
 	store, err := disk.Open(d.path, d.open)
 	if err != nil {
 		return nil, multierror.Append(errs, err)
@@ -88,7 +87,7 @@ func tryExport(d diskSpec, socket string) (*summary, *multierror.Error) {
 		return nil, multierror.Append(errs, err)
 	}
 	defer fn.Close()
-	s, err := summarize(fn, store, socket)
+	s, err := summarize(fn, store, at)
 	if err != nil {
 		return nil, multierror.Append(errs, err)
 	}

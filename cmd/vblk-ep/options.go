@@ -29,6 +29,12 @@ const optionsUsage = `
 Options:
   --disk PATH[,OPTION...]   a block device, a partition, a file, or null:SIZE;
                             again for each further disk, each a function of its own
+  --epc [CONTROLLER][,dma=auto|off][,doorbell=auto|its|shared|poll][,keep]
+                            be a function of this machine's PCI endpoint controller, which
+                            is the default if there is one; its name is needed if there
+                            are several. dma=off: the processor copies; doorbell: the
+                            kind that is used (auto: the best there is); keep: the
+                            function stays with the host, for the next server to go on
   --epc vfio-user:[SOCKET][,trap-free[,doorbell=16]]
                             offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
                             default: /run/vblk-ep/NAME.sock, NAME being the disk's;
@@ -108,6 +114,7 @@ func flagError(command string, err error) error {
 
 // complete passes what was given for all disks on to each.
 func (o *options) complete() error {
+	o.slot.resolve()
 	engine, ok := disk.ParseEngineKind(o.engine)
 	if !ok {
 		return usageError("--io %s: choose auto, io_uring or plain", o.engine)
@@ -129,8 +136,9 @@ func (o *options) complete() error {
 	for i := range o.disks {
 		d := &o.disks[i]
 		d.open.Force = o.force
-		d.offer.Engine, d.offer.Poll, d.offer.TrapFree = engine, poll, o.slot.trapFree
-		d.offer.Doorbell16 = o.slot.narrow
+		d.offer.Engine, d.offer.Poll = engine, poll
+		d.offer.TrapFree = o.slot.slot.trapFree || o.slot.real != nil
+		d.offer.Doorbell16 = o.slot.slot.narrow
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device
 		if err := d.offer.Check(); err != nil { // what depends on the slot
 			return usageError("--disk %s: %v", d.path, err)

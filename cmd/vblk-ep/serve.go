@@ -17,7 +17,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
-	"github.com/vblk-ep/vblk-ep/epfbackend/epc/vfiouser"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 )
 
 const serveUsage = `vblk-ep serve exports disks until it is stopped.
@@ -27,6 +27,7 @@ Usage:
 
 Examples:
   vblk-ep serve --disk /dev/nvme0n1p2
+  vblk-ep serve --disk /dev/nvme0n1p2 --epc a40000000.pcie-ep,dma=off
   vblk-ep serve --disk /dev/mmcblk0p3,readonly
   vblk-ep serve --disk disk.img,serial=SCRATCH,queues=4 --epc vfio-user:/tmp/vblk.sock
   vblk-ep serve --disk a.img --disk b.img,cache=writethrough
@@ -39,12 +40,18 @@ at once, without.
 // resizePeriod is how often a disk's size is looked at.
 const resizePeriod = time.Second
 
+// slot is a place for one function.
+type slot interface {
+	Serve(ctx context.Context, fn epc.Function) error
+	Path() string
+}
+
 // export is one disk on its way to one host.
 type export struct {
 	spec  diskSpec
 	store disk.Store
 	fn    *epfbackend.Function
-	slot  *vfiouser.Slot
+	slot  slot
 	log   *slog.Logger
 }
 
@@ -53,16 +60,13 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 	if err := o.parse("serve", serveUsage, args, out); err != nil {
 		return err
 	}
-	sockets, err := socketPaths(o.slot, o.disks)
-	if err != nil {
-		return err
-	}
 	log := o.logger(errOut)
 	ctx, stop := stopOnSignal(log)
 	defer stop()
 
-	exports, err := openAll(o.disks, sockets, log)
-	defer func() { err = joinErrors(err, closeAll(exports)) }()
+	slots := newSlots(&o, log)
+	exports, err := openAll(o.disks, slots, log)
+	defer func() { err = joinErrors(err, slots.close(), closeAll(exports)) }()
 	if err != nil {
 		return err
 	}
@@ -88,36 +92,36 @@ func makeRoom(exports []*export) {
 
 // openAll makes everything ready, and reports all that is in the way at once.
 // What it returns must be closed, also after an error.
-func openAll(disks []diskSpec, sockets []string, log *slog.Logger) ([]*export, error) {
+func openAll(disks []diskSpec, slots slots, log *slog.Logger) ([]*export, error) {
+	if err := slots.open(); err != nil {
+		return nil, err
+	}
 	var exports []*export
 	var errs *multierror.Error
 	for i, d := range disks {
 		e := &export{spec: d, log: log.With("disk", d.path)}
 		exports = append(exports, e)
-		errs = multierror.Append(errs, e.open(sockets[i]))
+		errs = multierror.Append(errs, e.open(slots, i))
 	}
 	return exports, errs.ErrorOrNil()
 }
 
-func (e *export) open(socket string) (err error) {
+func (e *export) open(slots slots, i int) (err error) {
 	e.spec.open.Log, e.spec.offer.Log = e.log, e.log
 	if e.store, err = disk.Open(e.spec.path, e.spec.open); err != nil {
-		return joinErrors(err, vfiouser.CheckPath(socket))
+		return joinErrors(err, slots.check(i))
 	}
-	if e.fn, err = epfbackend.New(e.store, e.spec.offer); err != nil {
+	if e.slot, e.spec.offer.Room, err = slots.add(i, e.log); err != nil {
 		return err
 	}
-	e.slot, err = vfiouser.Listen(socket, vfiouser.Options{Log: e.log})
+	e.fn, err = epfbackend.New(e.store, e.spec.offer)
 	return err
 }
 
-// closeAll closes in the order opposite to open.
+// closeAll closes in the order opposite to open, when the slots are closed.
 func closeAll(exports []*export) error {
 	var errs *multierror.Error
 	for _, e := range exports {
-		if e.slot != nil {
-			errs = multierror.Append(errs, e.slot.Close())
-		}
 		if e.fn != nil {
 			errs = multierror.Append(errs, e.fn.Close())
 		}
@@ -201,6 +205,6 @@ func stopOnSignal(log *slog.Logger) (context.Context, func()) {
 	}
 }
 
-func joinErrors(a, b error) error {
-	return multierror.Append(nil, a, b).ErrorOrNil()
+func joinErrors(errs ...error) error {
+	return multierror.Append(nil, errs...).ErrorOrNil()
 }

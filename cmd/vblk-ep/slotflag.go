@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/epfuser"
 )
 
 const vfioUserScheme = "vfio-user:"
@@ -12,67 +14,102 @@ const vfioUserScheme = "vfio-user:"
 // slotFlag is --epc: which controller the functions are on, and what it is to do
 // for them.
 type slotFlag struct {
-	socket   string // of the first virtual slot; empty: by the disk's name
+	given bool
+	slot  virtualSlot
+	real  *epfuser.Options // nil: virtual slots, if it was given
+}
+
+// virtualSlot is a slot at a socket.
+type virtualSlot struct {
+	socket   string // of the first one; empty: by the disk's name
 	trapFree bool
 	narrow   bool // the doorbell takes 16 bits
 }
 
-func (s *slotFlag) String() string { return "" }
+func (s *slotFlag) String() string    { return "" }
+func (v *virtualSlot) String() string { return "" }
+
+// Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]] or
+// [CONTROLLER][,dma=off][,doorbell=KIND][,keep].
+func (s *slotFlag) Set(text string) error {
+	s.given = true
+	parts := splitCommas(text)
+	if strings.ContainsAny(parts[0], ":/") || (parts[0] == "" && len(parts) == 1) {
+		return s.slot.Set(text)
+	}
+	s.real = &epfuser.Options{Controller: parts[0]}
+	for _, option := range parts[1:] {
+		if err := s.controllerOption(text, option); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *slotFlag) controllerOption(text, option string) error {
+	name, value, _ := strings.Cut(option, "=")
+	switch {
+	case option == "dma=auto", option == "dma=off":
+		s.real.NoDMA = value == "off"
+		return nil
+	case option == "keep":
+		s.real.Keep = true
+		return nil
+	case name == "doorbell":
+		for _, d := range []epfuser.Doorbell{epfuser.DoorbellAuto, epfuser.DoorbellITS, epfuser.DoorbellShared, epfuser.DoorbellPoll} {
+			if value == string(d) {
+				s.real.Doorbell = d
+				return nil
+			}
+		}
+		return usageError("--epc %s: choose doorbell=auto, its, shared or poll", text)
+	}
+	return usageError("--epc %s: unknown option %q: choose dma=auto|off, doorbell=auto|its|shared|poll or keep", text, option)
+}
 
 // Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]].
-func (s *slotFlag) Set(text string) error {
+func (v *virtualSlot) Set(text string) error {
 	rest, ok := strings.CutPrefix(text, vfioUserScheme)
 	parts := splitCommas(rest)
 	if !ok || (parts[0] == "" && len(parts) == 1) {
-		return usageError("--epc %s: write --epc vfio-user:SOCKET[,trap-free]", text)
+		return usageError("--epc %s: write --epc vfio-user:SOCKET[,trap-free], or the name of an endpoint controller", text)
 	}
-	s.socket = parts[0]
+	v.socket = parts[0]
 	for _, option := range parts[1:] {
 		switch option {
 		case "trap-free":
-			s.trapFree = true
+			v.trapFree = true
 		case "doorbell=16", "doorbell=32":
-			s.narrow = option == "doorbell=16"
+			v.narrow = option == "doorbell=16"
 		default:
 			return usageError("--epc %s: unknown option %q: choose trap-free, doorbell=16 or doorbell=32", text, option)
 		}
 	}
-	if s.narrow && !s.trapFree {
+	if v.narrow && !v.trapFree {
 		return usageError("--epc %s: doorbell=16 makes a difference to trap-free slots only: add trap-free", text)
 	}
 	return nil
 }
 
-// controllers lists the endpoint controllers of this machine.
-func controllers() []string {
-	entries, err := os.ReadDir("/sys/class/pci_epc")
-	if err != nil {
-		return nil // a kernel without the endpoint framework
+// resolve decides where the functions go if --epc was not given: to the endpoint
+// controller, if this machine has one.
+func (s *slotFlag) resolve() {
+	if !s.given && len(epfuser.Controllers()) > 0 {
+		s.real = new(epfuser.Options)
 	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
 }
 
 // socketPaths says where the virtual slots of the disks are: where --epc wants
 // them, else at a path that follows from the disk's name.
-func socketPaths(slot slotFlag, disks []diskSpec) ([]string, error) {
-	if slot == (slotFlag{}) {
-		if found := controllers(); len(found) > 0 {
-			return nil, fmt.Errorf("endpoint controller %s cannot be used yet: add --epc vfio-user:SOCKET for a virtual slot",
-				found[0])
-		}
-	}
+func socketPaths(slot virtualSlot, disks []diskSpec) []string {
 	if slot.socket == "" {
-		return defaultSockets(disks), nil
+		return defaultSockets(disks)
 	}
 	paths := make([]string, len(disks))
 	for i := range disks {
 		paths[i] = numbered(slot.socket, i)
 	}
-	return paths, nil
+	return paths
 }
 
 func defaultSockets(disks []diskSpec) []string {
@@ -80,14 +117,23 @@ func defaultSockets(disks []diskSpec) []string {
 	if os.Geteuid() == 0 || dir == "" {
 		dir = "/run"
 	}
-	seen := map[string]int{}
-	paths := make([]string, len(disks))
-	for i, d := range disks {
-		name := slotName(d.path)
-		paths[i] = numbered(filepath.Join(dir, "vblk-ep", name+".sock"), seen[name])
-		seen[name]++
+	paths := functionNames(disks, ".sock")
+	for i := range paths {
+		paths[i] = filepath.Join(dir, "vblk-ep", paths[i])
 	}
 	return paths
+}
+
+// functionNames names a function for each disk: nvme0n1p2, nvme0n1p2-1.
+func functionNames(disks []diskSpec, ext string) []string {
+	seen := map[string]int{}
+	names := make([]string, len(disks))
+	for i, d := range disks {
+		name := slotName(d.path)
+		names[i] = numbered(name+ext, seen[name])
+		seen[name]++
+	}
+	return names
 }
 
 // slotName makes a file name of a disk's path: /dev/nvme0n1p2 is nvme0n1p2.

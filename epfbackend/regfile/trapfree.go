@@ -2,6 +2,7 @@ package regfile
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"sync"
@@ -140,6 +141,14 @@ func (s *standing) queue() Queue {
 	return Queue{Size: int(s.size), Desc: at(0), Driver: at(2), Device: at(4)}
 }
 
+// stand is the opposite of queue.
+func (s *standing) stand(q Queue) {
+	s.size = uint16(q.Size)
+	for i, v := range [...]uint64{q.Desc, q.Driver, q.Device} {
+		s.addresses[2*i], s.addresses[2*i+1] = uint32(v), uint32(v>>32)
+	}
+}
+
 // activation is a set-up that was captured. It does not change, except for
 // broken, which Sample alone looks at.
 type activation struct {
@@ -172,6 +181,71 @@ func NewTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
 	}
 	t.write()
 	return t
+}
+
+// Running is what a driver has set up and is being served.
+type Running struct {
+	Queues  []Queue
+	Vectors []uint16 // of each; with one queue it stands in the registers
+}
+
+// Running returns what runs; nothing if a driver has reset it or nobody is there.
+func (t *TrapFree) Running() Running {
+	a := t.now.Load()
+	if a == nil || a.refused || !t.holds(a) {
+		return Running{}
+	}
+	return Running{a.queues, a.vectors}
+}
+
+// AdoptTrapFree returns a register file for memory that another one has left as it
+// was. TakeOver comes next.
+func AdoptTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
+	t := &TrapFree{cfg: cfg, h: h, config: slices.Clone(cfg.DeviceConfig)}
+	for len(t.config)%4 != 0 {
+		t.config = append(t.config, 0)
+	}
+	for off := 0; off < len(t.config); off += 4 {
+		binary.LittleEndian.PutUint32(t.config[off:], cfg.Device.Load32(off))
+	}
+	t.seen = make([]byte, len(cfg.DriverBytes))
+	for i, off := range cfg.DriverBytes {
+		t.seen[i] = cfg.DeviceConfig[off] // so that the driver's choice is seen again
+	}
+	t.generation = uint8(cfg.Common.Load32(statusWord) >> 8)
+	return t
+}
+
+// TakeOver starts what ran when the memory was left. If the driver has reset it
+// meanwhile, the next sample sees so, by the same evidence as ever.
+func (t *TrapFree) TakeOver(r Running) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(r.Queues) == 0 || len(r.Queues) > t.cfg.Queues || len(r.Vectors) != len(r.Queues) {
+		return
+	}
+	t.epoch++
+	a := &activation{epoch: t.epoch, queues: r.Queues, vectors: r.Vectors}
+	a.stand(r.Queues[len(r.Queues)-1]) // the last one set up stands in the registers
+	t.now.Store(a)
+	t.stats.Activations++
+	for i, q := range a.queues {
+		t.h.StartQueue(i, q)
+	}
+}
+
+// Abandon ends what runs, and leaves the memory as it is for another register file.
+// It returns when nothing runs any more.
+func (t *TrapFree) Abandon() {
+	t.mu.Lock()
+	if a := t.now.Load(); a != nil {
+		t.retire(a)
+	}
+	done := t.stopping
+	t.mu.Unlock()
+	if done != nil {
+		<-done
+	}
 }
 
 // write writes the whole image.

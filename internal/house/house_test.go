@@ -23,6 +23,7 @@ const module = "github.com/vblk-ep/vblk-ep/"
 var floors = [][]string{
 	{"internal/shm", "internal/blkio", "internal/vm/guest", "internal/*/leaktest"},
 	{"internal/uring", "internal/vfiouser", "internal/vm"},
+	{"internal/epfdev"},
 	{"virtio", "internal/vfiouser/irq"},
 	{"virtio/*"},
 	{"vring", "internal/lab"},

@@ -18,6 +18,7 @@ const (
 	OpFallocate   Op = 17
 	OpRead        Op = 22
 	OpWrite       Op = 23
+	OpCommand     Op = 46
 )
 
 // SetupFlags are the modes of a ring, IORING_SETUP_*.
@@ -59,6 +60,7 @@ const (
 
 	registerFiles     = 2
 	unregisterFiles   = 3
+	registerEventfd   = 4
 	registerProbe     = 8
 	registerRingFDs   = 20 // (5.18)
 	unregisterRingFDs = 21
@@ -111,7 +113,8 @@ type SQE struct {
 	len      uint32
 	opFlags  uint32
 	userData uint64
-	_        [3]uint64
+	_        uint64
+	command  [2]uint64
 }
 
 // CQE is one completion.

@@ -138,6 +138,16 @@ func (r *Ring) RegisterFiles(fds ...int) error {
 	return nil
 }
 
+// RegisterEventfd has an eventfd signalled whenever there is something to reap, or to
+// be submitted for (Due). It stays the caller's.
+func (r *Ring) RegisterEventfd(fd int) error {
+	n := int32(fd)
+	if err := r.register(registerEventfd, unsafe.Pointer(&n), 1); err != nil {
+		return fmt.Errorf("register an eventfd with io_uring: %w", err)
+	}
+	return nil
+}
+
 func (r *Ring) register(code int, arg unsafe.Pointer, n int) error {
 	if _, _, errno := r.call(code, arg, n); errno != 0 {
 		return errno

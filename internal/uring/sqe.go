@@ -73,3 +73,11 @@ func (s *SQE) Poll(f File, events uint32, multi bool, userData uint64) {
 func (s *SQE) Cancel(target, userData uint64) {
 	*s = SQE{opcode: OpAsyncCancel, fd: -1, addr: target, userData: userData}
 }
+
+// Command is a command of the file's own driver (IORING_OP_URING_CMD), with its
+// number and its 16 bytes, which are copied.
+func (s *SQE) Command(f File, number uint32, command [2]uint64, userData uint64) {
+	*s = SQE{
+		opcode: OpCommand, flags: f.flags, fd: f.fd, off: uint64(number), command: command, userData: userData,
+	}
+}

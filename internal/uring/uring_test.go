@@ -56,6 +56,49 @@ func TestStructuresHaveTheKernelsLayout(t *testing.T) {
 	require.EqualValues(t, sqeSize, unsafe.Sizeof(SQE{}))
 	require.EqualValues(t, 32, unsafe.Offsetof(SQE{}.userData))
 	require.EqualValues(t, cqeSize, unsafe.Sizeof(CQE{}))
+	require.EqualValues(t, 8, unsafe.Offsetof(SQE{}.off), "where a command has its number")
+	require.EqualValues(t, 48, unsafe.Offsetof(SQE{}.command))
+}
+
+// Completions ring, also those that wait to be asked for.
+func TestEventfdRings(t *testing.T) {
+	r := newRing(t, 4, 8)
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	require.NoError(t, err)
+	defer unix.Close(bell)
+	require.NoError(t, r.RegisterEventfd(bell))
+	var p [2]int
+	require.NoError(t, unix.Pipe2(p[:], unix.O_CLOEXEC))
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	r.Next().Poll(FD(p[0]), unix.POLLIN, false, 7)
+	require.NoError(t, r.Submit())
+	rung := func(timeout int) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(bell), Events: unix.POLLIN}}, timeout)
+		require.NoError(t, err)
+		return n == 1
+	}
+	require.False(t, rung(10))
+	_, err = unix.Write(p[1], []byte{1})
+	require.NoError(t, err)
+	require.True(t, rung(10_000))
+	require.NoError(t, r.Submit())
+	var out [1]CQE
+	require.Equal(t, 1, r.Reap(out[:]))
+	require.EqualValues(t, 7, out[0].UserData)
+}
+
+// A file whose driver has no commands refuses them.
+func TestCommandsAreForDrivers(t *testing.T) {
+	r := newRing(t, 4, 8)
+	if !r.Supports(OpCommand) {
+		t.Skip("this kernel's io_uring has no commands")
+	}
+	fd, _ := testFile(t, nil)
+	r.Next().Command(FD(fd), 1, [2]uint64{}, 3)
+	c := one(t, r)
+	require.EqualValues(t, 3, c.UserData)
+	require.EqualValues(t, -int32(unix.EOPNOTSUPP), c.Res)
 }
 
 func TestEveryRungOfTheLadder(t *testing.T) {

@@ -39,6 +39,8 @@ type Slot struct {
 	bars   [6]*shm.Mapping
 	desc   epc.Description
 	bells  []int // eventfd of each queue
+	rang   bool  // the doorbell, when there was none
+	state  []byte
 	mapped atomic.Bool
 }
 
@@ -129,6 +131,33 @@ func (s *Slot) Unplug() error {
 	errs = multierror.Append(errs, s.closeBARMemory())
 	s.pins.close()
 	return multierror.Append(errs, s.host.close()).ErrorOrNil()
+}
+
+// Suspend lets the function be left, and Continue lets another one go on: the host
+// sees nothing of it. In between, what the host does to memory stays.
+func (s *Slot) Suspend() error {
+	return s.access(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		var err error
+		s.state, err = s.fn.(epc.Lasting).Suspend(ctx)
+		s.bells = nil
+		return err
+	})
+}
+
+// Continue ends a Suspend.
+func (s *Slot) Continue(fn epc.Function) error {
+	return s.access(func() error {
+		s.fn, s.bells = fn, fn.(epc.Rung).Doorbells()
+		if s.rang {
+			s.rang = false
+			for _, fd := range s.bells {
+				signal(fd)
+			}
+		}
+		return fn.(epc.Lasting).Continue(controller{s}, s.state)
+	})
 }
 
 // ReadConfig implements rc.Registers.
@@ -222,6 +251,7 @@ func (s *Slot) ring(bar, off int, p []byte) {
 		return
 	}
 	if len(p) == 2 {
+		s.rang = s.rang || s.bells == nil
 		if i := int(binary.LittleEndian.Uint16(p)); i < len(s.bells) {
 			signal(s.bells[i])
 		}

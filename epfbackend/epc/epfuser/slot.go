@@ -1,0 +1,417 @@
+package epfuser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+)
+
+// What a controller can lack.
+var (
+	ErrNoMSIX     = errors.New("the endpoint controller has no MSI-X")
+	ErrNoCaps     = errors.New("the endpoint controller cannot show vendor-specific capabilities")
+	ErrNoDoorbell = errors.New("the endpoint controller has no such doorbell")
+	ErrWindow     = errors.New("the endpoint controller's outbound window is too small")
+)
+
+// patience bounds how long the function may take to come to rest.
+const patience = 2 * time.Second
+
+// Slot is one function of an endpoint. To the function it is the controller.
+type Slot struct {
+	e     *Endpoint
+	name  string
+	log   *slog.Logger
+	dev   *epfdev.Device
+	info  epfdev.Info
+	bells epfdev.Doorbells // Kind 0: none
+	room  epc.Room
+	desc  epc.Description
+	bars  [6][]byte
+	host  *epc.Memory
+
+	state   state
+	adopted bool // it was left for us
+	left    bool // it is left to the next server
+
+	fn     epc.Function
+	paused bool // by us
+}
+
+// open opens the function's device and finds out what there is room for.
+func (s *Slot) open(queues int) error {
+	node, err := s.e.config.node(s.name)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(nodeTime); ; time.Sleep(time.Millisecond) {
+		s.dev, err = epfdev.Open(node)
+		if soon := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY); !soon || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("function %s: %w", s.name, err)
+	}
+	if s.state, err = mapState(s.dev); err != nil {
+		return err
+	}
+	s.state.mark()
+	if s.info, err = s.dev.Info(); err != nil {
+		return err
+	}
+	if err := lacks(&s.info); err != nil {
+		return fmt.Errorf("%s: %w", s.e.name, err)
+	}
+	if err := s.allocDoorbells(queues); err != nil {
+		return fmt.Errorf("%s: %w", s.e.name, err)
+	}
+	s.room = roomOf(&s.info, &s.bells)
+	return nil
+}
+
+// goesOn says whether a function that was left can be served on as it is, with that
+// many queues: by its driver, over a link that is up.
+func (s *Slot) goesOn(queues int) bool {
+	var err error
+	if s.info, err = s.dev.Info(); err != nil || !s.state.kept(nil) {
+		return false
+	}
+	const up = epfdev.Committed | epfdev.Initialized | epfdev.LinkUp
+	if s.info.Status&up != up || s.masterOff(s.info.Status) {
+		return false
+	}
+	b, err := s.dev.AllocDoorbells(0)
+	if err != nil {
+		return false
+	}
+	switch want := s.e.opts.Doorbell; {
+	case b.Count == 0:
+		b.Kind = 0
+		if want != DoorbellAuto && want != DoorbellPoll {
+			return false
+		}
+	case int(b.Count) != queues || want == DoorbellPoll ||
+		want == DoorbellITS && b.Kind != epfdev.DoorbellITS || want == DoorbellShared && b.Kind != epfdev.DoorbellShared:
+		return false
+	}
+	s.bells, s.room = b, roomOf(&s.info, &b)
+	return true
+}
+
+// masterOff says whether a status tells that the host does not let us reach its
+// memory.
+func (s *Slot) masterOff(status uint32) bool {
+	const known = epfdev.BusMaster | epfdev.BusMasterKnown
+	return status&known == epfdev.BusMasterKnown
+}
+
+// lacks says what a controller has not that no function can do without.
+func lacks(i *epfdev.Info) error {
+	var errs []error
+	if i.Features&epfdev.HasMSIX == 0 {
+		errs = append(errs, fmt.Errorf("%w: stock drivers of functions without an interrupt pin need it; use a controller that has it", ErrNoMSIX))
+	}
+	if i.Features&epfdev.HasCaps == 0 {
+		errs = append(errs, fmt.Errorf("%w: the driver of the host could not find the registers; add the operation to the controller's driver", ErrNoCaps))
+	}
+	if i.WindowTotal < minWindow {
+		errs = append(errs, fmt.Errorf("%w: %d bytes, %d are needed: enlarge the addr_space of the controller in the device tree",
+			ErrWindow, i.WindowTotal, minWindow))
+	}
+	return errors.Join(errs...)
+}
+
+// minWindow is for an interrupt and a copy.
+const minWindow = 64 << 10
+
+// allocDoorbells gets the doorbells that the options want.
+func (s *Slot) allocDoorbells(queues int) error {
+	want := s.e.opts.Doorbell
+	if want == DoorbellPoll {
+		return nil
+	}
+	b, err := s.dev.AllocDoorbells(queues)
+	var why string
+	switch {
+	case err != nil:
+		why = err.Error()
+	case b.Kind == epfdev.DoorbellShared && want == DoorbellShared: // whatever is known of it
+		s.bells = b
+		return nil
+	case b.Flags&epfdev.Doorbell16Bit == 0:
+		why = "its doorbell does not take writes of 16 bits"
+	case b.Kind == epfdev.DoorbellITS && b.Flags&epfdev.DoorbellLinear == 0:
+		why = "its doorbells are not told apart by the queue's number"
+	case want == DoorbellITS && b.Kind != epfdev.DoorbellITS, want == DoorbellShared && b.Kind != epfdev.DoorbellShared:
+		why = "its doorbell is of another kind"
+	default:
+		s.bells = b
+		return nil
+	}
+	if want != DoorbellAuto {
+		return fmt.Errorf("%w: %s: choose doorbell=auto", ErrNoDoorbell, why)
+	}
+	s.log.Warn("no doorbell: notifications are looked for in memory", "why", why)
+	return nil
+}
+
+// roomOf says what a controller has, in the port's terms.
+func roomOf(i *epfdev.Info, b *epfdev.Doorbells) epc.Room {
+	r := epc.Room{
+		Granule:   max(uint64(i.BARAlign), 4096),
+		SubRanges: i.Features&epfdev.HasSubRange != 0,
+	}
+	for n, bar := range i.BARs {
+		p := &r.BARs[n]
+		p.Free = bar.Flags&epfdev.BARFree != 0
+		p.Wide = bar.Flags&epfdev.BAR64Only != 0
+		if bar.Flags&epfdev.BARFixed != 0 {
+			p.Fixed = bar.Fixed
+		}
+		if bar.Flags&epfdev.BARResizable != 0 {
+			p.Least = epfdev.MinResizable
+		}
+	}
+	switch b.Kind {
+	case epfdev.DoorbellITS:
+		r.Doorbell.Kind = epc.DoorbellEach
+	case epfdev.DoorbellShared:
+		r.Doorbell.Kind = epc.DoorbellShared
+	default:
+		return r
+	}
+	r.Doorbell.Offset, r.Doorbell.Size = uint64(b.RangeOffset), uint64(b.RangeSize)
+	if b.Flags&epfdev.DoorbellExposed != 0 {
+		r.Doorbell.Exposed, r.Doorbell.BAR, r.Doorbell.Offset = true, int(b.BAR), b.Offset
+	}
+	return r
+}
+
+// Room returns what the controller has for the function.
+func (s *Slot) Room() *epc.Room { return &s.room }
+
+// Info returns what the kernel says of the function and its controller.
+func (s *Slot) Info() epfdev.Info { return s.info }
+
+// Path names the slot.
+func (s *Slot) Path() string { return s.e.name + "/" + s.name }
+
+// program makes the function what its description says.
+func (s *Slot) program(d *epc.Description) error {
+	id := d.Identity
+	err := s.dev.SetHeader(epfdev.Header{
+		Vendor: id.Vendor, Device: id.Device,
+		SubsysVendor: id.SubsystemVendor, SubsysDevice: id.SubsystemDevice,
+		Class: id.Class, Revision: id.Revision, Pin: id.InterruptPin,
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range d.Capabilities {
+		if err := s.dev.AddCapability(c.Data); err != nil {
+			return err
+		}
+	}
+	for n, bar := range d.BARs {
+		if bar.Size == 0 {
+			continue
+		}
+		var flags uint32
+		if bar.Wide {
+			flags = epfdev.BARMem64
+		}
+		size, err := s.dev.SetBAR(n, flags, ranges(&bar))
+		if err != nil {
+			return err
+		}
+		if size != bar.Size {
+			s.log.Info("the controller makes a BAR larger", "bar", n, "bytes", size)
+		}
+	}
+	if err := s.dev.SetMSIX(d.MSIX.Vectors, d.MSIX.TableBAR, uint64(d.MSIX.TableOffset)); err != nil {
+		return err
+	}
+	return s.dev.Commit()
+}
+
+// ranges returns the parts of a BAR in the order of their offsets.
+func ranges(bar *epc.BAR) (r []epfdev.Range) {
+	memory, bell := bar.Memory, bar.Doorbell
+	for _, m := range memory {
+		if bell.Size > 0 && bell.Offset < m.Offset {
+			r, bell.Size = append(r, epfdev.Range{Kind: epfdev.RangeDoorbell, Size: bell.Size}), 0
+		}
+		r = append(r, epfdev.Range{Kind: epfdev.RangeMemory, Size: m.Size})
+	}
+	if bell.Size > 0 {
+		r = append(r, epfdev.Range{Kind: epfdev.RangeDoorbell, Size: bell.Size})
+	}
+	return r
+}
+
+// attach programs the function and gives it its controller.
+func (s *Slot) attach(fn epc.Function) error {
+	s.desc = fn.Describe()
+	lasting, goesOn := fn.(epc.Lasting)
+	if goesOn = goesOn && s.adopted && s.state.kept(&s.desc); !goesOn {
+		if err := s.make(); err != nil {
+			return fmt.Errorf("%s: %w", s.Path(), err)
+		}
+	}
+	for n, bar := range s.desc.BARs {
+		if len(bar.Memory) == 0 {
+			continue
+		}
+		var err error
+		if s.bars[n], err = s.dev.MapBAR(n, int(bar.Size)); err != nil {
+			return fmt.Errorf("%s: %w", s.Path(), err)
+		}
+	}
+	if err := s.connect(fn); err != nil {
+		return fmt.Errorf("%s: %w", s.Path(), err)
+	}
+	// All but the last byte of the address space, which no 64-bit size can hold.
+	s.host = epc.NewMemory(transfer{s})
+	if err := s.host.Add(epc.Region{Size: math.MaxUint64, Readable: true, Writable: true}); err != nil {
+		return err
+	}
+	s.fn = fn
+	if goesOn {
+		return lasting.Continue(s, s.state.take())
+	}
+	fn.Attach(s)
+	return nil
+}
+
+// make programs the function. One that was left for us and is another one is forgotten
+// first, which the host sees as the end of the link.
+func (s *Slot) make() error {
+	if s.adopted {
+		s.log.Warn("the function that was left is another one; the host has to look for it again")
+		count := s.bells.Count
+		if err := s.e.config.start(s.e.name, false); err != nil {
+			return err
+		}
+		if err := s.dev.Revoke(); err != nil {
+			return err
+		}
+		s.state.mark()
+		if count > 0 {
+			if _, err := s.dev.AllocDoorbells(int(count)); err != nil {
+				return err
+			}
+		}
+	}
+	return s.program(&s.desc)
+}
+
+// leave is the end of the function's attachment. If it is to go on, and can, nothing is
+// reset.
+func (s *Slot) leave(keep bool) error {
+	if lasting, ok := s.fn.(epc.Lasting); ok && keep && s.e.opts.Keep {
+		ctx, cancel := context.WithTimeout(background, patience)
+		defer cancel()
+		b, err := lasting.Suspend(ctx)
+		if err == nil {
+			if err = s.state.keep(&s.desc, b); err != nil {
+				return err
+			}
+			s.left = true
+			return nil
+		}
+		s.log.Warn("the function cannot be left to the next server", "err", err)
+	}
+	return s.fn.Detach()
+}
+
+// connect has the doorbells ring those of the function.
+func (s *Slot) connect(fn epc.Function) error {
+	rung, ok := fn.(epc.Rung)
+	if !ok || s.room.Doorbell.Kind == epc.NoDoorbell {
+		return nil
+	}
+	for i, fd := range rung.Doorbells() {
+		if err := s.dev.SetEventfd(i, fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close gives back what the slot has of the kernel. The function must be detached.
+func (s *Slot) close() error {
+	if s.dev == nil {
+		return nil
+	}
+	var errs []error
+	for n, b := range s.bars {
+		if b != nil {
+			errs = append(errs, unix.Munmap(b))
+			s.bars[n] = nil
+		}
+	}
+	if s.state != nil {
+		errs = append(errs, unix.Munmap(s.state))
+		s.state = nil
+	}
+	errs = append(errs, s.dev.Close())
+	s.dev = nil
+	return errors.Join(errs...)
+}
+
+// Serve programs fn and runs it until ctx ends; then it returns nil once it is
+// detached, or left to the next server, and flushed. The controller is started with the last slot of its
+// endpoint that is served.
+func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
+	if err := s.attach(fn); err != nil {
+		return err
+	}
+	err := s.e.attached()
+	if err == nil {
+		err = s.watch(ctx)
+	}
+	return errors.Join(err, s.leave(err == nil))
+}
+
+// Memory implements epc.Controller.
+func (s *Slot) Memory() *epc.Memory { return s.host }
+
+// BARMemory implements epc.Controller.
+func (s *Slot) BARMemory(bar int) []byte { return s.bars[bar] }
+
+// MSIXEnabled implements epc.Controller. There is no interrupt pin, so nothing else
+// could be used; a vector that is not set up is dropped by the kernel.
+func (s *Slot) MSIXEnabled() bool { return true }
+
+// RaiseMSIX implements epc.Controller.
+func (s *Slot) RaiseMSIX(vector uint16) error { return s.dev.RaiseMSIX(int(vector)) }
+
+// SetINTx implements epc.Controller: there is no pin.
+func (s *Slot) SetINTx(bool) error { return nil }
+
+// MapDoorbell implements epc.DoorbellMapper.
+func (s *Slot) MapDoorbell() bool {
+	err := s.dev.MapRanges()
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		s.log.Warn("the doorbell cannot be mapped: notifications are looked for in memory", "err", err)
+	}
+	return err == nil
+}
+
+// transfer reaches host memory.
+type transfer struct{ s *Slot }
+
+// ReadHost implements epc.Transfer.
+func (t transfer) ReadHost(p []byte, addr uint64) error { return t.s.dev.Copy(addr, p, false) }
+
+// WriteHost implements epc.Transfer.
+func (t transfer) WriteHost(p []byte, addr uint64) error { return t.s.dev.Copy(addr, p, true) }
