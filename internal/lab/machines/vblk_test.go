@@ -132,7 +132,7 @@ func (r *rig) traffic(before lab.Stats) lab.Stats {
 // disk appears, and works. Notifications are interrupts of the endpoint, data goes by
 // DMA, and no access to a register is a message.
 func TestVMVblk(t *testing.T) {
-	for _, kernel := range []string{"newest", "arm64"} {
+	for _, kernel := range []string{"newest", "debian12", "arm64"} {
 		t.Run(kernel, func(t *testing.T) {
 			r := vblk(t, kernel)
 			t.Log(r.ep("./vblk-ep check --disk /dev/vda2"))
