@@ -243,7 +243,8 @@ func TestVMSideBySide(t *testing.T) {
 		if disk == "/dev/vda" {
 			r.exchange()
 		}
-		r.rc("for device in /sys/bus/pci/devices/*:0[1-9]:00.?; do echo 1 >$device/remove; done")
+		// The first function last: all DMA is issued by it.
+		r.rc("for device in $(ls -d /sys/bus/pci/devices/*:0[1-9]:00.? | sort -r); do echo 1 >$device/remove; done")
 		r.stopServing()
 		r.ep("LINK=off sh epf-nvme stop")
 	}
