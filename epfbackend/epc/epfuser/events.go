@@ -65,8 +65,8 @@ func (s *Slot) reset() {
 	}
 }
 
-// raiseOwed sends the interrupts that could not be sent while the host did not let the
-// function be a bus master. Some of them may have been sent since, which does no harm.
+// raiseOwed sends the interrupts that could not be sent, most likely because the host did
+// not let the function be a bus master. Some may have been sent since, which does no harm.
 func (s *Slot) raiseOwed() {
 	s.mu.Lock()
 	owed := s.owed

@@ -47,7 +47,7 @@ type Slot struct {
 	fn epc.Function
 
 	mu   sync.Mutex
-	owed []uint16 // interrupts that the host did not let us send
+	owed []uint16 // interrupts that could not be sent
 }
 
 // open opens the function's device and finds out what there is room for.
@@ -396,23 +396,20 @@ func (s *Slot) BARMemory(bar int) []byte { return s.bars[bar] }
 // could be used; a vector that is not set up is dropped by the kernel.
 func (s *Slot) MSIXEnabled() bool { return true }
 
-// RaiseMSIX implements epc.Controller. What the host does not let us send is sent when
-// it does.
+// RaiseMSIX implements epc.Controller. What could not be sent is sent again when the
+// host lets the function be a bus master: the kernel tells when it does, but not when
+// it no longer does.
 func (s *Slot) RaiseMSIX(vector uint16) error {
 	err := s.dev.RaiseMSIX(int(vector))
-	if !errors.Is(err, unix.ENETDOWN) {
-		return err
+	if err == nil {
+		return nil
 	}
 	s.mu.Lock()
 	if !slices.Contains(s.owed, vector) {
 		s.owed = append(s.owed, vector)
 	}
 	s.mu.Unlock()
-	// What has changed since may have been told already; otherwise it will be.
-	if err = s.dev.RaiseMSIX(int(vector)); errors.Is(err, unix.ENETDOWN) {
-		return nil
-	}
-	return err
+	return s.dev.RaiseMSIX(int(vector)) // it may have come back since
 }
 
 // SetINTx implements epc.Controller: there is no pin.

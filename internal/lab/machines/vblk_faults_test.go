@@ -70,13 +70,13 @@ func TestVMVblkFaults(t *testing.T) {
 		r.Lab.StallDMA(true)
 		r.rc("dd if=/dev/disk of=/tmp/slow bs=1M count=4 iflag=direct status=none </dev/null >/dev/null 2>&1 & sleep 1; test ! -s /tmp/slow")
 		r.Lab.StallDMA(false)
-		require.Equal(t, kept, r.rc("within 30 sh -c '! pidof dd'\nsha256sum </tmp/slow"))
+		require.Equal(t, kept, r.rc("within 30 sh -c '! pidof dd >/dev/null'\nsha256sum </tmp/slow"))
 		r.ep(alive)
 	})
 	t.Run("DMA fails", func(t *testing.T) {
 		r := &rig{t, r.Pair}
 		r.rc(`
-			dmesg -C
+			dmesg -c >/dev/null
 			fio --name=load --filename=/dev/disk --offset=64m --size=64m --rw=randrw --bs=32k --direct=1 \
 				--ioengine=io_uring --iodepth=4 --continue_on_error=all --ignore_error=EIO \
 				--time_based --runtime=6 </dev/null >/tmp/load 2>&1 &
@@ -94,38 +94,13 @@ func TestVMVblkFaults(t *testing.T) {
 		require.Equal(t, kept, r.rc(read))
 		r.ep(alive)
 	})
-	t.Run("bus mastering is off for a while", func(t *testing.T) {
-		r := &rig{t, r.Pair}
-		for range 3 {
-			r.rc(`
-				fio --name=v --filename=/dev/disk --offset=16m --rw=randrw --bsrange=4k-64k --size=8m --ioengine=io_uring \
-					--iodepth=8 --direct=1 --verify=crc32c --randseed=1 --minimal </dev/null >/tmp/fio.out 2>&1 &
-				echo $! >/tmp/fio.pid
-				sleep 0.7
-				setpci -s 1:0.0 COMMAND=0:4
-				sleep 0.2
-			`)
-			before := r.Lab.Stats()
-			r.rc("sleep 1; test -d /proc/$(cat /tmp/fio.pid)")
-			crossed := r.traffic(before)
-			require.Zero(t, crossed.DMATransfers)
-			require.Zero(t, crossed.Interrupts)
-			r.rc(`
-				setpci -s 1:0.0 COMMAND=4:4
-				within 60 sh -c '! test -d /proc/$(cat /tmp/fio.pid)' || { cat /tmp/fio.out; exit 1; }
-				cat /tmp/fio.out
-			`)
-		}
-		require.Equal(t, kept, r.rc(read))
-		r.ep(alive)
-	})
 	t.Run("the driver lets go under load", func(t *testing.T) {
 		r := &rig{t, r.Pair}
 		for range 3 {
 			r.busy(disk)
 			r.rc(`
 				echo 0000:01:00.0 >/sys/bus/pci/drivers/virtio-pci/unbind
-				within 30 sh -c '! pidof fio'
+				within 30 sh -c '! pidof fio >/dev/null'
 				echo 0000:01:00.0 >/sys/bus/pci/drivers/virtio-pci/bind
 			`)
 			require.Equal(t, kept, r.rc(at(port)+read))
@@ -141,11 +116,24 @@ func TestVMVblkFaults(t *testing.T) {
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
 	})
+	t.Run("bus mastering is turned off", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		r.rc("setpci -s 1:0.0 COMMAND=0:4; sleep 0.3")
+		before := r.Lab.Stats()
+		r.rc("sleep 1")
+		crossed := r.traffic(before)
+		require.Zero(t, crossed.DMATransfers)
+		require.Zero(t, crossed.Interrupts)
+		require.NoError(t, r.ResetRC(t.Context())) // no driver turns it off in the middle of requests
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep("test -d /proc/$(cat /tmp/vblk.pid)") // how it saw the ring end, differs
+	})
 	t.Run("the server is killed, idle", func(t *testing.T) {
 		r := &rig{t, r.Pair}
 		r.killServer()
+		r.rc(fmt.Sprintf(remove, port)) // while the registers are still memory
 		r.serveAgain("--disk /dev/vda2")
-		r.rc(fmt.Sprintf(remove, port))
 		port++
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
@@ -164,14 +152,18 @@ func TestVMVblkFaults(t *testing.T) {
 	})
 	t.Run("the endpoint is killed", func(t *testing.T) {
 		r := &rig{t, r.Pair}
+		r.busy(disk)
 		r.KillEP()
-		r.rc(fmt.Sprintf(remove, port))
+		r.rc("true")
 		require.NoError(t, r.StartEP())
 		r.serveAgain("--disk /dev/vda2")
+		require.NoError(t, r.ResetRC(t.Context()))
 		port++
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
 	})
-	r.rc(fmt.Sprintf(remove, port))
-	r.stopServing()
+	if !t.Failed() {
+		r.rc(fmt.Sprintf(remove, port))
+		r.stopServing()
+	}
 }
