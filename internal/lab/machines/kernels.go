@@ -18,16 +18,20 @@ type Kernels struct {
 	ep, rc vm.Kernel
 
 	// TestDriver and TestProgram are files on this machine: the driver
-	// pci_endpoint_test for the root complex's kernel, and the kselftest.
+	// pci_endpoint_test for the root complex's kernel, and the kselftest. Without
+	// headers in the distribution's archive there are none.
 	TestDriver, TestProgram string
 
 	// UserTest is the selftest of functions in user space, for the endpoint.
 	UserTest string
 }
 
+// headless is the stock kernel whose headers the archive has no more.
+const headless = "debian12"
+
 // Build makes both kernels, or finds them in the cache: that of the endpoint, and
-// what belongs to the root complex's stock kernel of this name (newest, arm64). It
-// runs in the repository.
+// what belongs to the root complex's stock kernel of this name (newest, debian12,
+// arm64). It runs in the repository.
 func Build(ctx context.Context, rcName string) (Kernels, error) {
 	stock, err := vm.FindKernel(rcName)
 	if err != nil {
@@ -37,21 +41,22 @@ func Build(ctx context.Context, rcName string) (Kernels, error) {
 	if err != nil {
 		return Kernels{}, err
 	}
-	rc, err := recipe(ctx, "rc", rcName)
-	if err != nil {
-		return Kernels{}, err
-	}
 	release, err := os.ReadFile(filepath.Join(ep, "release"))
 	if err != nil {
 		return Kernels{}, err
 	}
-	return Kernels{
-		ep:          vm.OwnKernel("ep", "arm64", filepath.Join(ep, "Image"), strings.TrimSpace(string(release))),
-		rc:          stock,
-		TestDriver:  filepath.Join(rc, "pci_endpoint_test.ko"),
-		TestProgram: filepath.Join(rc, "pci_endpoint_kselftest"),
-		UserTest:    filepath.Join(ep, "pci_epf_user_test"),
-	}, nil
+	k := Kernels{
+		ep:       vm.OwnKernel("ep", "arm64", filepath.Join(ep, "Image"), strings.TrimSpace(string(release))),
+		rc:       stock,
+		UserTest: filepath.Join(ep, "pci_epf_user_test"),
+	}
+	if rcName == headless {
+		return k, nil
+	}
+	rc, err := recipe(ctx, "rc", rcName)
+	k.TestDriver = filepath.Join(rc, "pci_endpoint_test.ko")
+	k.TestProgram = filepath.Join(rc, "pci_endpoint_kselftest")
+	return k, err
 }
 
 // Repository returns the folder of the repository that the working directory is

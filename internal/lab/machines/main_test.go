@@ -40,10 +40,11 @@ func start(t *testing.T, rcKernel string, edit func(*Config)) *rig {
 			"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
 			"epf-user": filepath.Join(scripts, "epf-user"), "epf_user_test": k.UserTest,
 		}},
-		RC: vm.Config{Timeout: guestTime, Modules: []string{"nvme"}, Files: map[string]string{
-			"pci_endpoint_test.ko": k.TestDriver, "kselftest": k.TestProgram,
-		}},
+		RC:  vm.Config{Timeout: guestTime, Modules: []string{"nvme"}, Files: map[string]string{}},
 		Log: slog.New(slog.NewTextHandler(&testLog{t}, nil)),
+	}
+	if k.TestDriver != "" {
+		cfg.RC.Files["pci_endpoint_test.ko"], cfg.RC.Files["kselftest"] = k.TestDriver, k.TestProgram
 	}
 	if edit != nil {
 		edit(&cfg)

@@ -76,7 +76,8 @@ func (r *rig) stopServing() {
 	r.ep(`
 		kill -TERM $(cat /tmp/vblk.pid)
 		within 30 test ! -d /proc/$(cat /tmp/vblk.pid)
-		! grep -E 'level=(WARN|ERROR)' /tmp/vblk.err || exit 1
+		# Only the first function has an ITS here; others are told to poll.
+		! grep -E 'level=(WARN|ERROR)' /tmp/vblk.err | grep -v 'no doorbell' || exit 1
 		[ -z "$(ls /sys/kernel/config/pci_ep/functions/pci_epf_user)" ]
 	`)
 }
@@ -134,7 +135,7 @@ func (r *rig) traffic(before lab.Stats) lab.Stats {
 // disk appears, and works. Notifications are interrupts of the endpoint, data goes by
 // DMA, and no access to a register is a message.
 func TestVMVblk(t *testing.T) {
-	for _, kernel := range []string{"newest", "arm64"} {
+	for _, kernel := range []string{"newest", "debian12", "arm64"} {
 		t.Run(kernel, func(t *testing.T) {
 			r := vblk(t, kernel)
 			t.Log(r.ep("./vblk-ep check --disk /dev/vda2"))
@@ -205,4 +206,24 @@ func TestVMVblkRestart(t *testing.T) {
 	}
 	r.rc("within 120 test ! -d /proc/$(cat /tmp/fio.pid); cat /tmp/fio.out; ! grep -i -E 'error|fail' /tmp/fio.out")
 	r.rc("dd if=/dev/vda of=/dev/null bs=1M count=16 iflag=direct status=none")
+}
+
+// Two disks are two functions of one controller. One is read-only, whatever the root
+// complex tries. (Several queues are missed where processors are emulated and busy.)
+func TestVMVblkTwoDisks(t *testing.T) {
+	r := vblk(t, "newest")
+	r.serveOn("--disk /dev/vda2 --disk /dev/vda1,readonly")
+	r.rc(`
+		within 60 test -b /dev/vdb
+		rw=/dev/vda ro=/dev/vdb
+		[ $(blockdev --getro $rw) = 0 ] || rw=/dev/vdb ro=/dev/vda
+		[ $(blockdev --getro $ro) = 1 ]
+		[ $(blockdev --getsize64 $ro) = $((64 << 20)) ]
+		! dd if=/dev/zero of=$ro bs=4k count=1 oflag=direct status=none
+		dd if=$ro of=/dev/null bs=1M iflag=direct status=none
+		fio --name=v --filename=$rw --rw=randrw --bsrange=4k-64k --size=16m --ioengine=io_uring \
+			--iodepth=8 --direct=1 --verify=crc32c --randseed=1 --minimal >/dev/null
+	`)
+	r.rc("for d in vda vdb; do echo 1 >/sys/block/$d/device/../remove; done")
+	r.stopServing()
 }
