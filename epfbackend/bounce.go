@@ -211,6 +211,10 @@ func (w *worker) moveEnded(m *epc.Move) {
 	if !w.live() {
 		return // what it brought may be anything, and must not reach the disk
 	}
+	if w.again(m.Err) {
+		w.startMove(m)
+		return
+	}
 	if m.Tag < len(w.pool.pieces) {
 		w.pieceAtHost(&w.pool.pieces[m.Tag])
 		return

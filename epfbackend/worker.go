@@ -1,6 +1,7 @@
 package epfbackend
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -40,7 +41,7 @@ type worker struct {
 	log   *slog.Logger
 
 	ctl      epc.Controller
-	mem      *epc.View
+	mem      *patient
 	queue    regfile.Queue
 	accepted virtio.Features
 	epoch    uint64      // of the activation it serves; trap-free only
@@ -90,9 +91,10 @@ func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err error) {
 	w = &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
-		log: f.log.With("queue", i), ctl: f.ctl, mem: f.ctl.Memory().View(),
+		log: f.log.With("queue", i), ctl: f.ctl, mem: &patient{View: f.ctl.Memory().View()},
 		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(), from: f.resumed(i),
 	}
+	w.mem.w = w
 	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look
 	w.pace.mode = f.opts.Poll
 	if !f.opts.TrapFree {
@@ -388,10 +390,16 @@ func (w *worker) live() bool {
 	return !w.broken
 }
 
-// fail stops the service of this queue until a reset.
+// fail stops the service of this queue until a reset. That is on its way already if the
+// host has gone.
 func (w *worker) fail(err error) {
-	if !w.broken {
-		w.broken = true
-		w.f.fail(err)
+	if w.broken {
+		return
 	}
+	w.broken = true
+	if errors.Is(err, epc.ErrAway) {
+		w.log.Info("the queue has ended", "err", err)
+		return
+	}
+	w.f.fail(err)
 }

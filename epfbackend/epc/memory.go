@@ -32,7 +32,13 @@ func (r *Region) allows(a vring.Access) bool {
 	return (a&vring.Read == 0 || r.Readable) && (a&vring.Write == 0 || r.Writable)
 }
 
+// ErrAway reports that host memory cannot be reached now: the link is down, or the host
+// does not let the function be a bus master. Nothing was written. It may be reached
+// again, unless the function is reset.
+var ErrAway = errors.New("the host cannot be reached")
+
 // Transfer moves bytes to and from host memory that is not mapped.
+// Its errors may be ErrAway.
 type Transfer interface {
 	ReadHost(p []byte, addr uint64) error
 	WriteHost(p []byte, addr uint64) error

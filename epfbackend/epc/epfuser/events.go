@@ -48,11 +48,16 @@ func (s *Slot) handle(e epfdev.Event, lost bool) {
 	if lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
-	s.hold(s.masterOff(e.Status) && e.Status&epfdev.LinkUp != 0)
+	if e.Status&epfdev.LinkUp != 0 && !s.masterOff(e.Status) {
+		s.raiseOwed()
+	}
 }
 
 // reset brings the function into its state at reset: the host's end is gone.
 func (s *Slot) reset() {
+	s.mu.Lock()
+	s.owed = nil
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(background, patience)
 	defer cancel()
 	if err := s.fn.Reset(ctx); err != nil {
@@ -60,19 +65,16 @@ func (s *Slot) reset() {
 	}
 }
 
-// hold makes the function leave host memory alone, as long as the host does not let
-// it be a bus master.
-func (s *Slot) hold(on bool) {
-	switch {
-	case on && !s.paused:
-		s.paused = true
-		ctx, cancel := context.WithTimeout(background, patience)
-		defer cancel()
-		if err := s.fn.Pause(ctx); err != nil {
-			s.log.Warn("the host has turned bus mastering off", "err", err)
+// raiseOwed sends the interrupts that could not be sent, most likely because the host did
+// not let the function be a bus master. Some may have been sent since, which does no harm.
+func (s *Slot) raiseOwed() {
+	s.mu.Lock()
+	owed := s.owed
+	s.owed = nil
+	s.mu.Unlock()
+	for _, vector := range owed {
+		if err := s.RaiseMSIX(vector); err != nil {
+			s.log.Warn("interrupt not delivered", "vector", vector, "err", err)
 		}
-	case !on && s.paused:
-		s.paused = false
-		s.fn.Resume()
 	}
 }

@@ -274,7 +274,7 @@ func (e *ringEngine) start(tag int, segments []epfdev.Segment, toHost bool) bool
 func (e *ringEngine) submit() error { return e.ring.Submit() }
 
 func (e *ringEngine) copy(addr uint64, p []byte, toHost bool) error {
-	return e.dev.Copy(addr, p, toHost)
+	return away(e.dev.Copy(addr, p, toHost))
 }
 
 func (e *ringEngine) reap(ended func(tag int, err error)) error {
@@ -291,7 +291,7 @@ func (e *ringEngine) reap(ended func(tag int, err error)) error {
 		for _, c := range e.cqes[:n] {
 			var err error
 			if c.Res < 0 {
-				err = fmt.Errorf("transfer: %w", unix.Errno(-c.Res))
+				err = away(fmt.Errorf("transfer: %w", unix.Errno(-c.Res)))
 			}
 			ended(int(c.UserData), err)
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +44,10 @@ type Slot struct {
 	adopted bool // it was left for us
 	left    bool // it is left to the next server
 
-	fn     epc.Function
-	paused bool // by us
+	fn epc.Function
+
+	mu   sync.Mutex
+	owed []uint16 // interrupts that could not be sent
 }
 
 // open opens the function's device and finds out what there is room for.
@@ -392,8 +396,21 @@ func (s *Slot) BARMemory(bar int) []byte { return s.bars[bar] }
 // could be used; a vector that is not set up is dropped by the kernel.
 func (s *Slot) MSIXEnabled() bool { return true }
 
-// RaiseMSIX implements epc.Controller.
-func (s *Slot) RaiseMSIX(vector uint16) error { return s.dev.RaiseMSIX(int(vector)) }
+// RaiseMSIX implements epc.Controller. What could not be sent is sent again when the
+// host lets the function be a bus master: the kernel tells when it does, but not when
+// it no longer does.
+func (s *Slot) RaiseMSIX(vector uint16) error {
+	err := s.dev.RaiseMSIX(int(vector))
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	if !slices.Contains(s.owed, vector) {
+		s.owed = append(s.owed, vector)
+	}
+	s.mu.Unlock()
+	return s.dev.RaiseMSIX(int(vector)) // it may have come back since
+}
 
 // SetINTx implements epc.Controller: there is no pin.
 func (s *Slot) SetINTx(bool) error { return nil }
@@ -411,7 +428,15 @@ func (s *Slot) MapDoorbell() bool {
 type transfer struct{ s *Slot }
 
 // ReadHost implements epc.Transfer.
-func (t transfer) ReadHost(p []byte, addr uint64) error { return t.s.dev.Copy(addr, p, false) }
+func (t transfer) ReadHost(p []byte, addr uint64) error { return away(t.s.dev.Copy(addr, p, false)) }
 
 // WriteHost implements epc.Transfer.
-func (t transfer) WriteHost(p []byte, addr uint64) error { return t.s.dev.Copy(addr, p, true) }
+func (t transfer) WriteHost(p []byte, addr uint64) error { return away(t.s.dev.Copy(addr, p, true)) }
+
+// away tells that the host cannot be reached in the port's terms.
+func away(err error) error {
+	if errors.Is(err, unix.ENETDOWN) {
+		return fmt.Errorf("%w: %w", epc.ErrAway, err)
+	}
+	return err
+}

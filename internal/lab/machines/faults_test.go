@@ -7,6 +7,35 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// write is a script that writes 4 MiB to a disk of the root complex, and flushes; read
+// one that reads them, once the disk is there. Both print the same.
+func write(disk string) string {
+	return `
+		dd if=/dev/urandom of=/tmp/kept bs=1M count=4 status=none
+		dd if=/tmp/kept of=` + disk + ` bs=1M oflag=direct conv=fsync status=none
+		sha256sum </tmp/kept
+	`
+}
+
+func read(disk string) string {
+	return `
+		within 90 test -b ` + disk + `
+		dd if=` + disk + ` bs=1M count=4 iflag=direct status=none | sha256sum
+	`
+}
+
+// busy has a disk of the root complex read and written, beyond what write wrote, and
+// returns when there is I/O.
+func (r *rig) busy(disk string) {
+	r.t.Helper()
+	before := r.Lab.Stats().DMATransfers
+	r.rc(`
+		fio --name=load --filename=` + disk + ` --offset=64m --size=64m --rw=randrw --bs=16k --direct=1 \
+			--ioengine=io_uring --iodepth=8 --time_based --runtime=600 </dev/null >/tmp/load 2>&1 &
+	`)
+	require.Eventually(r.t, func() bool { return r.Lab.Stats().DMATransfers > before+50 }, 3*time.Minute, 10*time.Millisecond, "there is I/O")
+}
+
 // TestVMFaults breaks the link, resets one guest and kills the other in the middle
 // of I/O, one after the other. Each time the other side survives, and the disk is
 // back afterwards with what had been flushed.
@@ -15,27 +44,11 @@ func TestVMFaults(t *testing.T) {
 		c.RC.Reboot = true
 		c.RC.Cmdline = "nvme_core.io_timeout=20 nvme_core.admin_timeout=20"
 	})
-	const (
-		write = `
-			dd if=/dev/urandom of=/tmp/kept bs=1M count=4 status=none
-			dd if=/tmp/kept of=/dev/nvme0n1 bs=1M oflag=direct conv=fsync status=none
-			sha256sum </tmp/kept
-		`
-		read = `
-			within 90 test -b /dev/nvme0n1
-			dd if=/dev/nvme0n1 bs=1M count=4 iflag=direct status=none | sha256sum
-		`
-		load = `
-			fio --name=load --filename=/dev/nvme0n1 --offset=64m --size=64m --rw=randrw --bs=16k --direct=1 \
-				--ioengine=io_uring --iodepth=8 --time_based --runtime=600 </dev/null >/tmp/load 2>&1 &
-		`
-	)
-	kept := r.rc(write)
+	const disk = "/dev/nvme0n1"
+	kept, read := r.rc(write(disk)), read(disk)
 	busy := func(t *testing.T) {
 		t.Helper()
-		before := r.Lab.Stats().DMATransfers
-		(&rig{t, r.Pair}).rc(load)
-		require.Eventually(t, func() bool { return r.Lab.Stats().DMATransfers > before+50 }, 3*time.Minute, 10*time.Millisecond, "there is I/O")
+		(&rig{t, r.Pair}).busy(disk)
 	}
 
 	t.Run("the root complex is reset", func(t *testing.T) {
@@ -99,16 +112,9 @@ func TestVMForgetful(t *testing.T) {
 		c.Forgetful = true
 		c.RC.Reboot = true
 	})
-	kept := r.rc(`
-		dd if=/dev/urandom of=/tmp/kept bs=1M count=4 status=none
-		dd if=/tmp/kept of=/dev/nvme0n1 bs=1M oflag=direct conv=fsync status=none
-		sha256sum </tmp/kept
-	`)
+	kept := r.rc(write("/dev/nvme0n1"))
 	for range 2 {
 		require.NoError(t, r.ResetRC(t.Context()))
-		require.Equal(t, kept, r.rc(`
-			within 90 test -b /dev/nvme0n1
-			dd if=/dev/nvme0n1 bs=1M count=4 iflag=direct status=none | sha256sum
-		`))
+		require.Equal(t, kept, r.rc(read("/dev/nvme0n1")))
 	}
 }

@@ -30,7 +30,7 @@ func buildVblk(t *testing.T) string {
 }
 
 // vblk starts a pair whose endpoint has our program and a disk with two partitions.
-func vblk(t *testing.T, rcKernel string) *rig {
+func vblk(t *testing.T, rcKernel string, edit ...func(*Config)) *rig {
 	t.Helper()
 	program := buildVblk(t)
 	r := start(t, rcKernel, func(c *Config) {
@@ -41,6 +41,9 @@ func vblk(t *testing.T, rcKernel string) *rig {
 		c.EP.Devices = []string{"virtio-blk-pci,drive=disk,disable-legacy=on"}
 		c.EP.Files["vblk-ep"] = program
 		c.RC.Modules = append(c.RC.Modules, "virtio_blk")
+		for _, e := range edit {
+			e(c)
+		}
 	})
 	r.ep(`
 		printf 'label: gpt\nsize=64M\nsize=128M\n' | sfdisk -q --no-reread /dev/vda

@@ -1,0 +1,169 @@
+package machines
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// at returns the root complex's path of the disk in a root port, which is /dev/disk,
+// once the disk is there: a disk of before may still have the name that this one had.
+func at(port int) string {
+	return fmt.Sprintf(`
+		device=/sys/bus/pci/devices/0000:%02x:00.0
+		within 90 sh -c "ls -d $device/virtio*/block/*/dev >/dev/null 2>&1"
+		name=$(basename $(ls -d $device/virtio*/block/*))
+		within 10 test -b /dev/$name
+		ln -sf $name /dev/disk
+	`, port)
+}
+
+// killServer kills the program on the endpoint, which has no time to say anything.
+func (r *rig) killServer() {
+	r.t.Helper()
+	r.ep(`
+		kill -KILL $(cat /tmp/vblk.pid)
+		within 30 sh -c '! test -d /proc/$(cat /tmp/vblk.pid)'
+	`)
+}
+
+// serveAgain starts the program on the endpoint after another one.
+func (r *rig) serveAgain(args string) {
+	r.t.Helper()
+	r.ep(`
+		./vblk-ep serve --verbose ` + args + ` >/tmp/vblk.out 2>/tmp/vblk.err &
+		echo $! >/tmp/vblk.pid
+		within 20 grep -q "controller is started" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
+	`)
+}
+
+// alive says that the server lives, and that the device never had to be reset.
+const alive = `
+	test -d /proc/$(cat /tmp/vblk.pid)
+	! grep -E 'needs a reset|level=ERROR' /tmp/vblk.err
+`
+
+// remove takes a function out of the root complex.
+const remove = "echo 1 >/sys/bus/pci/devices/0000:%02x:00.0/remove\n"
+
+// TestVMVblkFaults breaks the link, DMA, the root complex's driver, the server and the
+// endpoint, one after the other, most of it in the middle of I/O. Each time the rest
+// survives, and the disk is back with what had been flushed.
+func TestVMVblkFaults(t *testing.T) {
+	r := vblk(t, "newest", func(c *Config) { c.RC.Reboot = true })
+	const disk = "/dev/disk"
+	port := 1
+	r.serveOn("--disk /dev/vda2")
+	kept, read := r.rc(at(port)+write(disk)), read(disk)
+
+	t.Run("the root complex is reset", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		require.NoError(t, r.ResetRC(t.Context()))
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("DMA stands still", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.Lab.StallDMA(true)
+		r.rc("dd if=/dev/disk of=/tmp/slow bs=1M count=4 iflag=direct status=none </dev/null >/dev/null 2>&1 & sleep 1; test ! -s /tmp/slow")
+		r.Lab.StallDMA(false)
+		require.Equal(t, kept, r.rc("within 30 sh -c '! pidof dd >/dev/null'\nsha256sum </tmp/slow"))
+		r.ep(alive)
+	})
+	t.Run("DMA fails", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.rc(`
+			dmesg -c >/dev/null
+			fio --name=load --filename=/dev/disk --offset=64m --size=64m --rw=randrw --bs=32k --direct=1 \
+				--ioengine=io_uring --iodepth=4 --continue_on_error=all --ignore_error=EIO \
+				--time_based --runtime=6 </dev/null >/tmp/load 2>&1 &
+			echo $! >/tmp/fio.pid
+			sleep 2
+		`)
+		for range 20 {
+			r.Lab.FailDMA(1)
+			time.Sleep(100 * time.Millisecond)
+		}
+		r.rc(`
+			within 60 sh -c '! test -d /proc/$(cat /tmp/fio.pid)' || { cat /tmp/load; exit 1; }
+			dmesg | grep "I/O error, dev vd"
+		`)
+		require.Equal(t, kept, r.rc(read))
+		r.ep(alive)
+	})
+	t.Run("the driver lets go under load", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		for range 3 {
+			r.busy(disk)
+			r.rc(`
+				echo 0000:01:00.0 >/sys/bus/pci/drivers/virtio-pci/unbind
+				within 30 sh -c '! pidof fio >/dev/null'
+				echo 0000:01:00.0 >/sys/bus/pci/drivers/virtio-pci/bind
+			`)
+			require.Equal(t, kept, r.rc(at(port)+read))
+		}
+		r.ep(alive)
+	})
+	t.Run("the link drops", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.Lab.DropLink(true)
+		r.rc("sleep 1; setpci -s 1:0.0 0.l | grep -x ffffffff")
+		r.Lab.DropLink(false)
+		r.rc(fmt.Sprintf(remove, port) + "echo 1 >/sys/bus/pci/rescan")
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("bus mastering is turned off", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		r.rc("setpci -s 1:0.0 COMMAND=0:4; sleep 0.3")
+		before := r.Lab.Stats()
+		r.rc("sleep 1")
+		crossed := r.traffic(before)
+		require.Zero(t, crossed.DMATransfers)
+		require.Zero(t, crossed.Interrupts)
+		require.NoError(t, r.ResetRC(t.Context())) // no driver turns it off in the middle of requests
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep("test -d /proc/$(cat /tmp/vblk.pid)") // how it saw the ring end, differs
+	})
+	t.Run("the server is killed, idle", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.killServer()
+		r.rc(fmt.Sprintf(remove, port)) // while the registers are still memory
+		r.serveAgain("--disk /dev/vda2")
+		port++
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("the server is killed under load", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		kept = r.rc(write(disk))
+		r.killServer()
+		time.Sleep(time.Second)
+		r.serveAgain("--disk /dev/vda2")
+		require.NoError(t, r.ResetRC(t.Context()))
+		port++
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("the endpoint is killed", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		r.KillEP()
+		r.rc("true")
+		require.NoError(t, r.StartEP())
+		r.serveAgain("--disk /dev/vda2")
+		require.NoError(t, r.ResetRC(t.Context()))
+		port++
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	if !t.Failed() {
+		r.rc(fmt.Sprintf(remove, port))
+		r.stopServing()
+	}
+}
