@@ -85,11 +85,11 @@ func (f *figures) per(n uint64) float64 { return float64(n) / f.requests }
 // measure has the root complex do a job on a side's disk.
 func (r *rig) measure(s side, w work) figures {
 	r.t.Helper()
-	rung, busy, before := sum(r.doorbells()), r.busy(), r.Lab.Stats()
+	rung, busy, before := sum(r.doorbells()), r.worked(), r.Lab.Stats()
 	out := r.rc(fmt.Sprintf("fio --name=m --filename=%s --ioengine=io_uring --direct=1 --randrepeat=0 --time_based "+
 		"--runtime=%d --output-format=json %s", s.disk, int(runtime.Seconds()), w.job))
 	after := r.Lab.Stats()
-	f := figures{cpu: r.busy() - busy, rung: sum(r.doorbells()) - rung}
+	f := figures{cpu: r.worked() - busy, rung: sum(r.doorbells()) - rung}
 	var report struct {
 		Jobs []struct {
 			Error int `json:"error"`
@@ -117,8 +117,8 @@ func sum(numbers []int) (n int) {
 	return n
 }
 
-// busy is how long the endpoint's processors have worked, all interrupts included.
-func (r *rig) busy() time.Duration {
+// worked is how long the endpoint's processors have worked, all interrupts included.
+func (r *rig) worked() time.Duration {
 	r.t.Helper()
 	fields := strings.Fields(r.ep("head -n 1 /proc/stat"))
 	require.Greater(r.t, len(fields), 7)
