@@ -104,7 +104,7 @@ func (w *worker) opened(r *request, p *piece) {
 // fetchTables sends for the indirect tables that are to be fetched. To wait for the
 // only one is quicker than to be told of it.
 func (w *worker) fetchTables() {
-	if len(w.tables) == 0 || w.gate.wanted() != running || !w.live() {
+	if len(w.tables) == 0 || !w.proceeds() || !w.live() {
 		return
 	}
 	if len(w.tables) == 1 && w.ring.InFlight() == 1 {
@@ -136,7 +136,7 @@ func (w *worker) tableCame(r *request, err error) {
 
 // fetchHeaders is fetchTables for headers.
 func (w *worker) fetchHeaders() {
-	if len(w.headers) == 0 || w.gate.wanted() != running || !w.live() {
+	if len(w.headers) == 0 || !w.proceeds() || !w.live() {
 		return
 	}
 	if len(w.headers) == 1 && w.ring.InFlight() == 1 {

@@ -55,7 +55,7 @@ func (w *worker) queueUp(r *request) {
 // feed gives pieces that are free to those who wait for one.
 func (w *worker) feed() {
 	for _, s := range []*shelf{&w.pool.small, &w.pool.large} {
-		for len(s.line) > 0 && len(s.free) > 0 && w.gate.wanted() == running && w.live() {
+		for len(s.line) > 0 && len(s.free) > 0 && w.proceeds() && w.live() {
 			r := s.line[0]
 			if w.nextPiece(r, s.take()); r.left == 0 || r.opening || r.pieces == maxPieces {
 				w.leaveLine(r)

@@ -242,16 +242,19 @@ func (f *Function) Reset(ctx context.Context) error {
 }
 
 // Pause implements epc.Function.
-func (f *Function) Pause(ctx context.Context) error {
+func (f *Function) Pause(ctx context.Context) error { return f.rest(ctx, paused) }
+
+// rest brings all workers to paused or drained.
+func (f *Function) rest(ctx context.Context, at phase) error {
 	f.mu.Lock()
 	f.paused = true
 	workers := f.live()
 	f.mu.Unlock()
 	for _, w := range workers {
-		w.ask(paused)
+		w.ask(at)
 	}
 	for _, w := range workers {
-		if err := w.gate.await(ctx, paused); err != nil {
+		if err := w.gate.await(ctx, at); err != nil {
 			return fmt.Errorf("pause queue %d: requests are still in flight: %w", w.index, err)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 // phase is what a queue worker is wanted to do, and what it does.
 //
-//	running ⇄ paused
+//	running ⇄ paused, drained
 //	   ↓        ↓
 //	     stopped
 type phase int32
@@ -16,6 +16,7 @@ type phase int32
 const (
 	running phase = iota
 	paused        // nothing in flight that uses host memory, ready to go on
+	drained       // nothing fetched that is not done, ready to go on
 	stopped       // nothing in flight
 )
 

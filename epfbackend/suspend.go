@@ -60,7 +60,7 @@ func (f *Function) Suspend(ctx context.Context) ([]byte, error) {
 	}
 	f.sampler.stop()
 	f.sampler = nil
-	if err := f.Pause(ctx); err != nil {
+	if err := f.rest(ctx, drained); err != nil {
 		return nil, err
 	}
 	queues, err := f.queueStates(regs.Running())
@@ -82,7 +82,7 @@ func (f *Function) Suspend(ctx context.Context) ([]byte, error) {
 	return encodeState(queues), nil
 }
 
-// queueStates returns the state of the queues that run, whose workers are paused.
+// queueStates returns the state of the queues that run, whose workers are drained.
 func (f *Function) queueStates(r regfile.Running) ([]queueState, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -102,7 +102,7 @@ func (f *Function) queueStates(r regfile.Running) ([]queueState, error) {
 	return states, nil
 }
 
-// state returns where the ring of a worker is, which is paused, and whether another
+// state returns where the ring of a worker is, which is drained, and whether another
 // one can go on from there.
 func (w *worker) state() (s ringState, ok bool) {
 	if w.from != nil {

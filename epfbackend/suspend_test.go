@@ -8,6 +8,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/loopback"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
@@ -133,4 +134,35 @@ func TestLeavingFinishes(t *testing.T) {
 	require.True(t, bytes.Equal(data, r.onDisk(0, len(data))))
 	goOn()
 	r.alive()
+}
+
+// The same where data is moved by DMA, in the middle of whatever the driver asks for:
+// what was fetched is done, and what was not is the next one's.
+func TestLeavingUnderLoad(t *testing.T) {
+	for name, s := range lasting() {
+		if name == "several" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			s.link = &loopback.Link{}
+			*s.link = loopback.Gen3x2
+			r := newRig(t, s)
+			for range 40 {
+				for range 2 {
+					q := r.request(64 << 10)
+					q.Type = virtioblk.TypeIn
+					require.NoError(t, r.q.Submit(q))
+					require.NoError(t, r.q.Kick())
+				}
+				r.leave()()
+				for r.q.InFlight() > 0 {
+					done, err := r.q.Wait(nil, patience)
+					require.NoError(t, err)
+					for _, q := range done {
+						require.Equal(t, virtioblk.StatusOK, q.Status)
+					}
+				}
+			}
+		})
+	}
 }

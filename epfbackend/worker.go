@@ -188,8 +188,8 @@ func (w *worker) step() bool {
 	switch want := w.gate.wanted(); {
 	case want == stopped:
 		return false
-	case want == paused && w.quiet():
-		w.pause()
+	case want == paused && w.quiet(), want == drained && w.empty():
+		w.rest(want)
 		return true
 	}
 	var err error
@@ -214,13 +214,25 @@ func (w *worker) quiet() bool {
 	return w.lent == 0 && w.moving == 0 && len(w.done) == 0 && len(w.moved) == 0
 }
 
-// pause stays until running is wanted and the ring is on the map of host memory,
-// which may have changed, or until a stop is wanted.
-func (w *worker) pause() {
-	w.gate.reach(paused)
+// empty says that everything that was fetched is done and published, as far as it
+// ever will be.
+func (w *worker) empty() bool {
+	return w.quiet() && (w.ring == nil || w.broken || w.ring.InFlight() == 0)
+}
+
+// proceeds says whether what was fetched is to go on.
+func (w *worker) proceeds() bool {
+	want := w.gate.wanted()
+	return want == running || want == drained
+}
+
+// rest stays until running is wanted and the ring is on the map of host memory,
+// which may have changed, or until something else is wanted.
+func (w *worker) rest(at phase) {
+	w.gate.reach(at)
 	for {
-		w.gate.park(paused)
-		if w.gate.wanted() == stopped {
+		w.gate.park(at)
+		if w.gate.wanted() != running {
 			return
 		}
 		asked := w.gate.asked()
