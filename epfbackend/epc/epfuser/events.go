@@ -55,14 +55,14 @@ func (s *Slot) handle(e epfdev.Event, lost bool) {
 
 // reset brings the function into its state at reset: the host's end is gone.
 func (s *Slot) reset() {
-	s.mu.Lock()
-	s.owed = nil
-	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(background, patience)
 	defer cancel()
 	if err := s.fn.Reset(ctx); err != nil {
 		s.log.Warn("the link went down", "err", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owed = nil // it was the host's that is gone
 }
 
 // raiseOwed sends the interrupts that could not be sent, most likely because the host did

@@ -396,20 +396,31 @@ func (s *Slot) BARMemory(bar int) []byte { return s.bars[bar] }
 // could be used; a vector that is not set up is dropped by the kernel.
 func (s *Slot) MSIXEnabled() bool { return true }
 
-// RaiseMSIX implements epc.Controller. What could not be sent is sent again when the
-// host lets the function be a bus master: the kernel tells when it does, but not when
-// it no longer does.
+// RaiseMSIX implements epc.Controller. What cannot be sent because the host is not to be
+// reached is sent when it lets the function be a bus master: the kernel tells when it does,
+// but not when it no longer does.
 func (s *Slot) RaiseMSIX(vector uint16) error {
-	err := s.dev.RaiseMSIX(int(vector))
-	if err == nil {
-		return nil
+	if err := s.raise(vector); !errors.Is(err, unix.ENETDOWN) {
+		return err
 	}
 	s.mu.Lock()
 	if !slices.Contains(s.owed, vector) {
 		s.owed = append(s.owed, vector)
 	}
 	s.mu.Unlock()
-	return s.dev.RaiseMSIX(int(vector)) // it may have come back since
+	if err := s.raise(vector); !errors.Is(err, unix.ENETDOWN) { // it may have come back since
+		return err
+	}
+	return nil
+}
+
+// raise raises a vector. What the host has not enabled, or not set up, is dropped.
+func (s *Slot) raise(vector uint16) error {
+	err := s.dev.RaiseMSIX(int(vector))
+	if errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
 }
 
 // SetINTx implements epc.Controller: there is no pin.
