@@ -12,7 +12,6 @@ import (
 // whatever a worker does, and may turn it on again. So the worker waits where it is:
 // what it knows of the ring stays right, and no request is lost. The wait ends with a
 // reset, whether it is told of or found in the registers.
-
 //
 // A transfer can also fail by itself. Of a ring that would be the end, so what rings do is
 // tried some times.
