@@ -19,6 +19,7 @@ type qmp struct {
 	events  map[string]int
 
 	greeting chan struct{} // closed when QEMU is ready for commands
+	resets   chan struct{} // holds one while the machine was reset and nobody looked
 }
 
 type qmpMessage struct {
@@ -38,6 +39,7 @@ func newQMP(p *port) *qmp {
 		waiting:  make(map[uint64]chan qmpMessage),
 		events:   make(map[string]int),
 		greeting: make(chan struct{}),
+		resets:   make(chan struct{}, 1),
 	}
 }
 
@@ -68,6 +70,12 @@ func (q *qmp) take(m qmpMessage) {
 		close(q.greeting)
 	case m.Event != "":
 		q.events[m.Event]++
+		if m.Event == "RESET" {
+			select {
+			case q.resets <- struct{}{}:
+			default:
+			}
+		}
 	case m.ID != nil:
 		if c, ok := q.waiting[*m.ID]; ok {
 			c <- m

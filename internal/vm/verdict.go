@@ -22,7 +22,7 @@ var (
 // another was changing. Under emulation both happen about once in a hundred boots
 // of several processors on a busy machine, also without any device of ours. So far
 // nothing but the bus's own code has looked at a device: [Run] and [UntilBorn] try
-// again.
+// again, and a guest that may reset itself is reset.
 var ErrStillborn = errors.New("the kernel did not get as far as its first process")
 
 var birthTime = time.Minute // shorter in a test
@@ -30,19 +30,37 @@ var birthTime = time.Minute // shorter in a test
 // maxBirths is how often a guest is started that is stillborn.
 const maxBirths = 3
 
-// born says whether the kernel has run its first process.
-func (v *VM) born() bool {
-	return strings.Contains(v.console.String(), "Run /init as init process")
+// births counts how often a kernel has run its first process.
+func (v *VM) births() int {
+	return strings.Count(v.console.String(), "Run /init as init process")
 }
 
-// watchBirth ends the machine when its kernel hangs before its first process.
+// watchBirth sees to it that no kernel hangs before its first process, neither
+// after the start nor after a reset.
 func (v *VM) watchBirth(ctx context.Context) {
-	select {
-	case <-time.After(birthTime):
-		if !v.born() {
-			v.cancel(ErrStillborn)
+	for before, try := 0, 1; ; before = v.births() {
+		select {
+		case <-v.qmp.resets:
+			continue
+		case <-time.After(birthTime):
+		case <-ctx.Done():
+			return
 		}
-	case <-ctx.Done():
+		switch {
+		case v.births() > before:
+			try = 1
+			select {
+			case <-v.qmp.resets:
+			case <-ctx.Done():
+				return
+			}
+		case v.cfg.Reboot && try < maxBirths:
+			try++
+			_, _ = v.QMP(ctx, "system_reset", nil) // the next look tells
+		default:
+			v.cancel(ErrStillborn)
+			return
+		}
 	}
 }
 
@@ -53,7 +71,7 @@ var crash = regexp.MustCompile(`(?m)^(\[[^]]*\] )?(Kernel panic|BUG: |Oops|Inter
 // conclude decides whether the run succeeded.
 func (v *VM) conclude(exit error, exited bool, reportErr, cause error) error {
 	if line := crash.FindString(v.result.Console); line != "" {
-		if strings.Contains(line, "int3") && !v.born() {
+		if strings.Contains(line, "int3") && v.births() == 0 {
 			return fmt.Errorf("vm: %w: %s", ErrStillborn, line)
 		}
 		return fmt.Errorf("vm: the kernel crashed: %s\n%s", line, tail(v.result.Console, 60))

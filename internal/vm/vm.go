@@ -319,8 +319,20 @@ func (v *VM) PID() int { return v.pid }
 func (v *VM) Say(ctx context.Context, line string) error { return v.report.say(ctx, line) }
 
 // Hear waits for the next line of the work's "say" and returns it. It returns
-// an error when the work has ended.
-func (v *VM) Hear(ctx context.Context) (string, error) { return v.report.hear(ctx) }
+// an error when the work has ended; if the guest failed, that error.
+func (v *VM) Hear(ctx context.Context) (string, error) {
+	line, err := v.report.hear(ctx)
+	if errors.Is(err, errEnded) {
+		select {
+		case <-v.done:
+			if v.err != nil {
+				return "", v.err
+			}
+		case <-time.After(time.Second): // it is powering off
+		}
+	}
+	return line, err
+}
 
 // Expect waits for the next line of the work's "say" and returns an error
 // unless it is want.

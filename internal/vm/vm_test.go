@@ -94,6 +94,12 @@ func TestVMStillbornIsAnError(t *testing.T) {
 	_, err := Run(t.Context(), Config{Script: "true", Args: []string{"-S"}}) // its processors do not run
 	require.ErrorIs(t, err, ErrStillborn)
 	assert.Greater(t, time.Since(begin), maxBirths*birthTime, "it was tried again")
+
+	v, err := Start(t.Context(), Config{Script: "true", Args: []string{"-S"}, Reboot: true})
+	require.NoError(t, err)
+	_, err = v.Wait()
+	require.ErrorIs(t, err, ErrStillborn)
+	assert.Equal(t, maxBirths-1, v.Events("RESET"), "it was reset")
 }
 
 func TestVMCrashIsAnError(t *testing.T) {
@@ -155,7 +161,7 @@ func TestVMConversation(t *testing.T) {
 }
 
 func TestVMReboots(t *testing.T) {
-	v, err := Start(t.Context(), Config{Reboot: true, Script: `
+	v, err := Start(t.Context(), Config{CPUs: 1, Reboot: true, Script: `
 		say up
 		case $(hear) in
 		reboot) reboot -f ;;
