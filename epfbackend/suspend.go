@@ -72,7 +72,7 @@ func (f *Function) brokenQueue() int {
 }
 
 // Continue implements epc.Lasting.
-func (f *Function) Continue(c epc.Controller) error {
+func (f *Function) Continue(c epc.Controller, gone bool) error {
 	record := f.newRecord(c)
 	if record == nil {
 		return errRecord
@@ -84,6 +84,12 @@ func (f *Function) Continue(c epc.Controller) error {
 	if !f.info.Exclusive {
 		return errShared
 	}
+	regs := regfile.AdoptTrapFree(f.trapFreeConfig(c), f)
+	if gone {
+		record.begin()
+		regs.Disown()
+		queues = nil
+	}
 	var r regfile.Running
 	for _, q := range queues {
 		r.Queues, r.Vectors = append(r.Queues, q.Queue), append(r.Vectors, q.vector)
@@ -91,7 +97,7 @@ func (f *Function) Continue(c epc.Controller) error {
 	f.mu.Lock()
 	f.ctl, f.record, f.paused, f.resume = c, record, false, queues
 	f.mu.Unlock()
-	f.watch(c, regfile.AdoptTrapFree(f.trapFreeConfig(c), f), r)
+	f.watch(c, regs, r)
 	if size := f.size.Load(); f.toldSize() != size { // it has changed while nobody looked
 		f.tellSize(size)
 	}

@@ -16,9 +16,10 @@ type Lasting interface {
 	// Continue is called instead of Attach, on the controller of a function with the
 	// same Description that was suspended, or whose process has died at any moment.
 	// Nothing that one had started may be under way any more, at the disk or in the
-	// host's memory. What it had not published is executed again. After an error
-	// nothing was touched, and Attach can follow.
-	Continue(c Controller) error
+	// host's memory. What it had not published is executed again. gone says that the
+	// host's end may have gone meanwhile: then nobody is served but who has set up the
+	// device since. After an error nothing was touched, and Attach can follow.
+	Continue(c Controller, gone bool) error
 }
 
 // Recording is a Controller with memory for a function that outlives the process, as the

@@ -78,14 +78,14 @@ func (s *Slot) open(queues int) error {
 }
 
 // goesOn says whether a function that was left can be served on as it is, with that
-// many queues: by its driver, over a link that is up.
+// many queues.
 func (s *Slot) goesOn(queues int) bool {
 	var err error
 	if s.info, err = s.dev.Info(); err != nil || !s.state.holds(nil) {
 		return false
 	}
-	const up = epfdev.Committed | epfdev.Initialized | epfdev.LinkUp
-	if s.info.Status&up != up || s.masterOff(s.info.Status) {
+	const made = epfdev.Committed | epfdev.Initialized
+	if s.info.Status&made != made {
 		return false
 	}
 	b, err := s.dev.AllocDoorbells(0)
@@ -104,6 +104,12 @@ func (s *Slot) goesOn(queues int) bool {
 	}
 	s.bells, s.room = b, roomOf(&s.info, &b)
 	return true
+}
+
+// hostGone says whether the host of a function that was left may not be the one that used
+// it: something has happened to the link since, or the host cannot be reached.
+func (s *Slot) hostGone() bool {
+	return s.info.Changes != s.state.seen() || s.info.Status&epfdev.LinkUp == 0 || s.masterOff(s.info.Status)
 }
 
 // masterOff says whether a status tells that the host does not let us reach its
@@ -273,6 +279,7 @@ func (s *Slot) attach(fn epc.Function) error {
 		}
 		if err == nil {
 			fn.Attach(s)
+			s.state.saw(s.info.Changes)
 			s.state.made(&s.desc)
 		}
 	}
@@ -295,10 +302,16 @@ func (s *Slot) goOn(fn epc.Function) (bool, error) {
 	if err := s.reach(fn); err != nil {
 		return false, err
 	}
-	if err := lasting.Continue(s); err != nil {
+	gone := s.hostGone()
+	if gone {
+		s.log.Info("the host's end may have gone while nobody served it", "status", fmt.Sprintf("%#x", s.info.Status),
+			"events", s.info.Changes-s.state.seen())
+	}
+	if err := lasting.Continue(s, gone); err != nil {
 		s.log.Warn("the function that was left cannot be taken over; the host has to look for it again", "err", err)
 		return false, s.unmap()
 	}
+	s.state.saw(s.info.Changes)
 	s.log.Info("a function is taken over")
 	return true, nil
 }

@@ -18,6 +18,7 @@ const (
 
 	offMade   = 0x08 // u32: the function was programmed as the digest says
 	offDigest = 0x10 // 32 bytes: of its description
+	offSeen   = 0x30 // u64: the last event that the function was told of
 	offRecord = 0x40
 )
 
@@ -38,6 +39,12 @@ func (s state) made(d *epc.Description) {
 	copy(s[offDigest:], sum[:])
 	binary.NativeEndian.PutUint32(s[offMade:], 1)
 }
+
+// saw notes the last event that the function was told of. All that has happened to it
+// while nobody was there comes after that.
+func (s state) saw(sequence uint64) { binary.NativeEndian.PutUint64(s[offSeen:], sequence) }
+
+func (s state) seen() uint64 { return binary.NativeEndian.Uint64(s[offSeen:]) }
 
 // holds says whether the function was programmed by one of us, and as d says if it is
 // not nil.

@@ -25,6 +25,11 @@ func TestStateIsThatOfOneFunction(t *testing.T) {
 	other.Capabilities = []epc.Capability{{Data: []byte{9, 0, 4}}}
 	require.False(t, s.holds(&other))
 
+	s.saw(1 << 40)
+	require.EqualValues(t, 1<<40, s.seen())
+	require.True(t, s.holds(d))
+
 	s.mark()
+	require.Zero(t, s.seen())
 	require.False(t, s.holds(nil), "what is made anew was not programmed yet")
 }

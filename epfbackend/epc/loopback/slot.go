@@ -149,9 +149,14 @@ func (s *Slot) Kill(end func() error) error {
 }
 
 // Continue ends a Suspend, or a Kill.
-func (s *Slot) Continue(fn epc.Function) error {
+func (s *Slot) Continue(fn epc.Function) error { return s.goOn(fn, false) }
+
+// ContinueGone is Continue where the host's end may have gone.
+func (s *Slot) ContinueGone(fn epc.Function) error { return s.goOn(fn, true) }
+
+func (s *Slot) goOn(fn epc.Function, gone bool) error {
 	return s.access(func() error {
-		if err := fn.(epc.Lasting).Continue(s.controller()); err != nil {
+		if err := fn.(epc.Lasting).Continue(s.controller(), gone); err != nil {
 			return err
 		}
 		s.occupy(fn)

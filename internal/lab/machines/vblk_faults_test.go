@@ -159,6 +159,19 @@ func TestVMVblkFaults(t *testing.T) {
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
 	})
+	t.Run("the root complex is reset while nobody serves", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		r.killServer()
+		reset := make(chan error)
+		go func() { reset <- r.ResetRC(t.Context()) }()
+		time.Sleep(time.Second)
+		r.serveAgain("--disk /dev/vda2")
+		r.ep("grep 'may have gone' /tmp/vblk.err; ! grep 'ring taken over' /tmp/vblk.err")
+		require.NoError(t, <-reset)
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
 	t.Run("the endpoint is killed", func(t *testing.T) {
 		r := &rig{t, r.Pair}
 		r.busy(disk)
