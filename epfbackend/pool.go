@@ -94,6 +94,7 @@ func (w *worker) openPool() error {
 		at += s.size
 		s.free = append(s.free, c)
 	}
+	w.pinMemory()
 	return nil
 }
 

@@ -62,6 +62,7 @@ type worker struct {
 	rung      bool       // it may have done so
 	pace      pollPace
 	pool      pool
+	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
 	lookGuard func() error
@@ -146,8 +147,44 @@ func (w *worker) open() (err error) {
 	if err != nil {
 		return err
 	}
+	w.pinMemory()
 	return w.openMover()
 }
+
+// pinMemory has the disk engine hold what it does direct I/O on: our own buffers, and
+// lent memory if that is wanted. Other memory does as well.
+func (w *worker) pinMemory() {
+	w.pinned = w.pinned[:0]
+	if w.pool.memory != nil {
+		w.pinned = append(w.pinned, w.pool.memory)
+	}
+	if w.pins() {
+		for _, r := range w.ctl.Memory().Regions() {
+			if r.Mem != nil && r.Readable && r.Writable {
+				w.pinned = append(w.pinned, r.Mem)
+			}
+		}
+	}
+	if len(w.pinned) == 0 {
+		return
+	}
+	if err := w.engine.Pin(w.pinned...); err != nil {
+		w.notPinned(err)
+	}
+}
+
+// notPinned tells those who asked for it.
+func (w *worker) notPinned(err error) {
+	if !w.pins() {
+		w.log.Debug("buffers not pinned", "err", err)
+	} else if ok, held := w.complain.allow(); ok {
+		w.log.Warn("host memory not pinned: raise the limit of locked memory (ulimit -l) if it is that",
+			"err", err, "held_back", held)
+	}
+}
+
+// pins says whether lent memory is to be held.
+func (w *worker) pins() bool { return w.f.opts.PinMemory && !w.f.opts.TrapFree }
 
 // close waits for what is in flight, and gives up what open has made.
 func (w *worker) close() {
@@ -226,9 +263,19 @@ func (w *worker) proceeds() bool {
 	return want == running || want == drained
 }
 
+// letGo gives up host memory, which may change during a pause.
+func (w *worker) letGo() {
+	if w.pins() {
+		if err := w.engine.Pin(); err != nil {
+			w.log.Warn("host memory is still held", "err", err)
+		}
+	}
+}
+
 // rest stays until running is wanted and the ring is on the map of host memory,
 // which may have changed, or until something else is wanted.
 func (w *worker) rest(at phase) {
+	w.letGo()
 	w.gate.reach(at)
 	for {
 		w.gate.park(at)
@@ -245,6 +292,9 @@ func (w *worker) rest(at phase) {
 		}
 		if w.gate.pass() {
 			w.more, w.asked = true, false
+			if w.pins() {
+				w.pinMemory()
+			}
 			return
 		}
 	}

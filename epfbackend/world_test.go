@@ -320,9 +320,10 @@ type timedEngine struct {
 	end       func(int)
 }
 
-func (e *timedEngine) Name() string      { return "timed" }
-func (e *timedEngine) Ready() bool       { return len(e.done) > 0 }
-func (e *timedEngine) Start(io *disk.IO) { e.started = append(e.started, io) }
+func (e *timedEngine) Name() string        { return "timed" }
+func (e *timedEngine) Ready() bool         { return len(e.done) > 0 }
+func (e *timedEngine) Pin(...[]byte) error { return nil }
+func (e *timedEngine) Start(io *disk.IO)   { e.started = append(e.started, io) }
 
 func (e *timedEngine) Close() error {
 	for e.s.busy > 0 && e.s.clock.Step() {

@@ -121,6 +121,9 @@ func (e *emulatedEngine) Wait(block bool) ([]*IO, bool, error) {
 	return e.out, rung, nil
 }
 
+// Pin implements Engine.
+func (e *emulatedEngine) Pin(memory ...[]byte) error { return e.inner.Pin(memory...) }
+
 // Ready implements Engine.
 func (e *emulatedEngine) Ready() bool {
 	return len(e.done) > 0 || e.owed.Load() || e.inner.Ready()

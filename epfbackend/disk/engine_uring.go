@@ -11,6 +11,7 @@ import (
 
 const (
 	uringThreads  = 2   // for what has no io_uring operation
+	uringBuffers  = 64  // of at most 1 GiB that can be pinned
 	uringSpare    = 8   // entries beside those of the operations: watches, cancels
 	uringReap     = 64  // completions taken at once
 	uringPatience = 100 // milliseconds to wait for a kernel that is out of memory
@@ -70,6 +71,7 @@ func (e *uringEngine) attach(depth, doorbell int) error {
 		return err
 	}
 	e.registerFiles()
+	_ = e.ring.RegisterBuffers(uringBuffers) // what it cannot, Pin will say
 	e.multi = e.ring.Features()&uring.FeatRsrcTags != 0
 	e.doorbell.listen(doorbell)
 	e.watch(tagDoorbell)
@@ -127,13 +129,34 @@ func (e *uringEngine) issue(io *IO) {
 	switch s.call {
 	case callRead:
 		sqe.Read(e.file(s), s.vec, s.off, s.flags, tag)
+		e.inBuffer(sqe, s)
 	case callWrite:
 		sqe.Write(e.file(s), s.vec, s.off, s.flags, tag)
+		e.inBuffer(sqe, s)
 	case callSync:
 		sqe.Datasync(e.buffered, tag)
 	case callFallocate:
 		sqe.Fallocate(e.buffered, s.flags, s.off, s.n, tag)
 	}
+}
+
+// inBuffer makes use of memory that is pinned. The page cache copies from and to the
+// mapping itself.
+func (e *uringEngine) inBuffer(sqe *uring.SQE, s *step) {
+	if !s.direct {
+		return
+	}
+	if i, ok := e.ring.Buffer(s.vec); ok {
+		sqe.InBuffer(i)
+	}
+}
+
+// Pin implements Engine.
+func (e *uringEngine) Pin(memory ...[]byte) error {
+	if e.t.direct < 0 {
+		return nil
+	}
+	return e.ring.SetBuffers(memory...)
 }
 
 func (e *uringEngine) file(s *step) uring.File {

@@ -76,6 +76,14 @@ type Engine interface {
 	// no system call.
 	Ready() bool
 
+	// Pin names the memory that operations use again and again, and nothing else: what
+	// was named before no longer counts. Where the engine can, the pages are looked up
+	// now and not for each operation, and stay as they are until then, whatever becomes
+	// of the mapping. So nothing else may be mapped there meanwhile, and pages taken out
+	// of the file behind it are not seen to be gone. Nothing may be unfinished that uses
+	// memory. An error says what could not be pinned; operations on it work all the same.
+	Pin(memory ...[]byte) error
+
 	// Name returns "io_uring", "plain" or "null".
 	Name() string
 

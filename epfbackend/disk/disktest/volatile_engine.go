@@ -91,6 +91,9 @@ func (e *volatileEngine) Wait(block bool) (done []*disk.IO, rung bool, err error
 	return e.out, rung, nil
 }
 
+// Pin implements disk.Engine.
+func (e *volatileEngine) Pin(...[]byte) error { return nil }
+
 // Ready implements disk.Engine: operations move on whenever they are looked at.
 func (e *volatileEngine) Ready() bool { return len(e.done)+len(e.active) > 0 }
 
