@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/vblk-ep/vblk-ep/doorbell"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
@@ -23,6 +24,11 @@ const maxInFlight = 1024
 // segments than any driver uses, for SEG_MAX tells it less, so that what is kept
 // of each request stays small.
 const maxChain = 1024
+
+// manyInFlight is how many requests make a look at a ring that is reached by DMA cheap
+// for each of them. Then the end of a move is reason enough for one, which finds what
+// the driver has added some time before its notification is there.
+const manyInFlight = 16
 
 // worker serves one virtqueue, on a goroutine of its own that alone touches the
 // ring and the requests.
@@ -69,9 +75,11 @@ type worker struct {
 	waiting   time.Duration // when the wait began, since started; 0 if it has not
 
 	// Of host memory that is reached by DMA:
-	mover       epc.Mover   // nil: it is not
+	mover       epc.Mover // nil: it is not
+	moveBell    *doorbell.Trapped
 	moved       []*epc.Move // ended, not yet looked at
 	moving      int         // in flight
+	moveCame    bool        // one has ended since the ring was looked at
 	lost        bool        // the mover is broken
 	batches     []batch
 	freeBatches []*batch
@@ -199,6 +207,19 @@ func (w *worker) close() {
 		}
 	}
 	w.pool.close()
+	if w.moveBell != nil {
+		w.moveBell.Close()
+	}
+}
+
+// newMoveBell returns an eventfd to be signalled when moves have ended. It is not the
+// driver's doorbell: that stands for a look at its ring, which is a round trip.
+func (w *worker) newMoveBell() (fd int, err error) {
+	if w.moveBell, err = doorbell.NewTrapped(); err != nil {
+		return -1, err
+	}
+	w.engine.Listen(w.moveBell.FD())
+	return w.moveBell.FD(), nil
 }
 
 // ended says whether the goroutine is gone.
@@ -308,6 +329,7 @@ func (w *worker) turn() error {
 		m := w.moved[0]
 		w.moved = w.moved[1:]
 		w.moving--
+		w.moveCame = true
 		w.moveEnded(m)
 	}
 	for len(w.done) > 0 {
@@ -358,7 +380,9 @@ func (w *worker) submit() {
 // fetch starts what the driver made available, as long as there are requests to
 // hold it, and asks to be notified once there is nothing more.
 func (w *worker) fetch() error {
-	came := w.more || w.rung
+	many := w.ring != nil && w.ring.InFlight() >= manyInFlight
+	came := w.more || w.rung || many && w.moveCame
+	w.moveCame = false
 	w.more, w.unasked = false, false
 	if w.broken || w.gate.wanted() != running {
 		return nil

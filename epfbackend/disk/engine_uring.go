@@ -21,6 +21,7 @@ const (
 const (
 	tagDoorbell = ^uint64(0) - iota
 	tagOffload
+	tagOther
 	tagCancel
 )
 
@@ -32,6 +33,8 @@ type uringEngine struct {
 	ring     *uring.Ring
 	off      offload
 	doorbell bell
+	other    bell // see Listen
+	woken    bool // by it
 	watching int  // watches that will still complete
 	multi    bool // a watch goes on by itself
 	closing  bool
@@ -180,8 +183,11 @@ func (e *uringEngine) next() *uring.SQE {
 
 func (e *uringEngine) watch(tag uint64) {
 	fd := e.doorbell.fd
-	if tag == tagOffload {
+	switch tag {
+	case tagOffload:
 		fd = e.off.bell.fd
+	case tagOther:
+		fd = e.other.fd
 	}
 	if sqe := e.next(); sqe != nil {
 		sqe.Poll(uring.FD(fd), unix.POLLIN, e.multi, tag)
@@ -195,8 +201,15 @@ func (e *uringEngine) complete(io *IO) {
 	e.done = append(e.done, io)
 }
 
+// Listen implements Engine.
+func (e *uringEngine) Listen(bell int) {
+	e.other.listen(bell)
+	e.watch(tagOther)
+}
+
 func (e *uringEngine) Wait(block bool) ([]*IO, bool, error) {
 	rung := false
+	e.woken = false
 	for {
 		if err := e.enter(block && len(e.done) == 0); err != nil {
 			return nil, false, err
@@ -206,7 +219,7 @@ func (e *uringEngine) Wait(block bool) ([]*IO, bool, error) {
 			return nil, false, err
 		}
 		rung = rung || bell
-		if rung || len(e.done) > 0 || !block {
+		if rung || e.woken || len(e.done) > 0 || !block {
 			break
 		}
 	}
@@ -295,9 +308,12 @@ func (e *uringEngine) watched(c *uring.CQE) (rung bool, err error) {
 		}
 		return false, fmt.Errorf("watch the doorbell: %w", unix.Errno(-c.Res))
 	}
-	if c.UserData == tagDoorbell {
+	switch c.UserData {
+	case tagDoorbell:
 		rung = e.doorbell.drain()
-	} else {
+	case tagOther:
+		e.woken = e.other.drain() || e.woken
+	default:
 		e.off.bell.drain()
 		before := len(e.done)
 		e.done = e.off.take(e.done)
@@ -331,7 +347,7 @@ func (e *uringEngine) drain() error {
 			return err
 		}
 	}
-	for _, tag := range []uint64{tagDoorbell, tagOffload} {
+	for _, tag := range []uint64{tagDoorbell, tagOffload, tagOther} { // not all are watched
 		if sqe := e.next(); sqe != nil {
 			sqe.Cancel(tag, tagCancel)
 		}
