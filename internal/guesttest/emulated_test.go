@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
@@ -28,11 +29,11 @@ func TestVMEmulatedBlocks(t *testing.T) {
 		assert.EqualValues(t, 4096, e.PhysicalBlock)
 	}
 	g := boot(t, vm.Config{CPUs: 2, Devices: s.devices()})
-	got := shown(t, g, "vda")
-	assert.Equal(t, "512", got["logical_block_size"])
-	assert.Equal(t, "4096", got["physical_block_size"])
-	assert.Equal(t, fmt.Sprint(128*mib/512), got["size"])
-	sums := fileSystem(t, g)
+	vda := suite.Image(g.sh, "vda", files)
+	vda.Shows(t, suite.Values{
+		"logical_block_size": "512", "physical_block_size": "4096", "size": fmt.Sprint(128 * mib / 512),
+	})
+	sums := vda.Fill(t)
 	g.sh(t, `
 		# A sector is written, and its neighbours stay.
 		fill vdb 1 0
@@ -52,7 +53,7 @@ func TestVMEmulatedBlocks(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, content(t, second, 0, 8192), "whole blocks around the sectors that were written")
-	t.Run("file system outside", func(t *testing.T) { checkFiles(t, files, sums) })
+	t.Run("file system outside", func(t *testing.T) { sums.Check(t, vda) })
 }
 
 // TestVMEmulatedFirmware has the BIOS, which takes sectors of 512 bytes only, boot a
