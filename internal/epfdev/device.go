@@ -2,6 +2,7 @@ package epfdev
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -26,7 +27,10 @@ func Open(path string) (*Device, error) {
 	d := &Device{fd: fd}
 	d.copies.New = func() any { return new(copyCall) }
 	info, err := d.Info()
-	if err == nil && info.Version != apiVersion {
+	switch {
+	case errors.Is(err, unix.ENOTTY):
+		err = fmt.Errorf("%s: the driver's interface is another one: install the kernel of this version", path)
+	case err == nil && info.Version != apiVersion:
 		err = fmt.Errorf("%s: the driver's interface has version %d, not %d: install the kernel of this version", path, info.Version, apiVersion)
 	}
 	if err != nil {

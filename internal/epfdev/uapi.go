@@ -71,6 +71,7 @@ type Info struct {
 	BARs          [6]BARInfo
 	controller    [64]byte
 	dmaDriverName [32]byte
+	Changes       uint64 // events since the function was bound: Sequence of the last one
 }
 
 // Header is the identifying part of configuration space.
@@ -164,6 +165,8 @@ const (
 )
 
 // Event is something that happened to the function, with the status that held then.
+// Sequence counts from 1 when the function is bound, also while it is not open: see
+// Info.Changes.
 type Event struct {
 	Type, Status uint32
 	Sequence     uint64
