@@ -17,19 +17,17 @@ import (
 // 16 bits. Another disk, of its own blocks, cannot be offered there.
 func TestVMEmulatedBlocks(t *testing.T) {
 	parallel(t, 1)
-	image4k := func(name string) (back, loop string) {
-		back = image(t, name, 128*mib)
-		return back, blktest.Loop(t, back, blktest.LoopOptions{BlockSize: 4096})
+	image4k := func(name string) string {
+		return blktest.Loop(t, image(t, name, 128*mib), blktest.LoopOptions{BlockSize: 4096})
 	}
-	files, first := image4k("files.img")
-	_, second := image4k("raw.img")
+	first, second := image4k("files.img"), image4k("raw.img")
 	s := serveIn(t, checked, ",trap-free,doorbell=16", nil, first+",block-size=512", second+",block-size=512")
 	for _, e := range s.exports {
 		assert.EqualValues(t, 512, e.LogicalBlock)
 		assert.EqualValues(t, 4096, e.PhysicalBlock)
 	}
 	g := boot(t, vm.Config{CPUs: 2, Devices: s.devices()})
-	vda := suite.Image(g.sh, "vda", files)
+	vda := suite.Image(g.sh, "vda", first)
 	vda.Shows(t, suite.Values{
 		"logical_block_size": "512", "physical_block_size": "4096", "size": fmt.Sprint(128 * mib / 512),
 	})
