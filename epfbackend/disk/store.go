@@ -49,9 +49,8 @@ type IO struct {
 	left  []unix.Iovec // what is left of Iov
 	cut   []unix.Iovec // backs left after a transfer that stopped inside a vector
 	lone  [1]unix.Iovec
-	way   way  // how WriteZeroes is being tried
-	tries int  // that were fruitless since the last progress
-	paged bool // to take the page cache, whatever its alignment
+	way   way // how WriteZeroes is being tried
+	tries int // that were fruitless since the last progress
 	slot  uint32
 	job   *job // that it is done by, or a part of; block size emulation only
 	span  span // that it modifies; block size emulation only
