@@ -126,5 +126,8 @@ func (w *worker) arm() (err error) {
 	w.unasked = false
 	w.more, err = w.ring.EnableNotifications()
 	w.asked = err == nil && !w.more
+	if err == nil {
+		err = w.mem.flush()
+	}
 	return err
 }

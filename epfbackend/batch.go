@@ -186,9 +186,14 @@ func (w *worker) settle() {
 	}
 }
 
-// answerAlone writes a status byte by a transfer.
+// answerAlone writes a status byte by a transfer, together with the used entry where that
+// is one, too.
 func (w *worker) answerAlone(r *request) error {
-	if err := w.mem.WriteAt(r.slot[slotStatus:][:virtioblk.StatusLen], r.status); err != nil {
+	write := w.mem.WriteAt
+	if w.mem.reaches(w.queue.Desc) && w.mem.reaches(w.queue.Device) {
+		write = w.mem.Post
+	}
+	if err := write(r.slot[slotStatus:][:virtioblk.StatusLen], r.status); err != nil {
 		return fmt.Errorf("queue %d: status byte: %w", w.index, err)
 	}
 	w.push(r)

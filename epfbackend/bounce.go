@@ -55,9 +55,13 @@ func (w *worker) queueUp(r *request) {
 // feed gives pieces that are free to those who wait for one.
 func (w *worker) feed() {
 	for _, s := range []*shelf{&w.pool.small, &w.pool.large} {
-		for len(s.line) > 0 && len(s.free) > 0 && w.proceeds() && w.live() {
+		for len(s.line) > 0 && w.proceeds() && w.live() {
 			r := s.line[0]
-			if w.nextPiece(r, s.take()); r.left == 0 || r.opening || r.pieces == maxPieces {
+			p := s.take(w.runFor(r, s))
+			if p == nil {
+				break
+			}
+			if w.nextPiece(r, p); r.left == 0 || r.opening || r.held == maxHeld {
 				w.leaveLine(r)
 			}
 		}
@@ -79,6 +83,7 @@ func (w *worker) leaveLine(r *request) {
 func (w *worker) nextPiece(r *request, p *piece) {
 	p.r = r
 	r.pieces++
+	r.held += p.run
 	if r.opening {
 		w.openWith(r, p)
 		return
@@ -173,8 +178,9 @@ func (w *worker) pieceEnded(p *piece) {
 
 func (w *worker) putBack(p *piece) {
 	p.r.pieces--
+	p.r.held -= p.run
 	p.r = nil
-	p.shelf.free = append(p.shelf.free, p)
+	p.shelf.giveBack(p.index, p.run)
 }
 
 // startMove hands a move to the engine; without one, it is made at once.

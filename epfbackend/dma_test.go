@@ -3,6 +3,7 @@ package epfbackend
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -82,10 +83,18 @@ func TestFailuresUnderReordering(t *testing.T) {
 		d.run(400)
 		require.Zero(t, d.failed)
 		require.Len(t, d.w.free, len(d.w.all), "requests")
-		require.Len(t, d.w.pool.small.free, smallCount)
-		require.Len(t, d.w.pool.large.free, largeCount)
+		require.Equal(t, smallCount, d.w.pool.small.count())
+		require.Equal(t, largeCount, d.w.pool.large.count())
 		require.Len(t, d.w.freeBatches, batchCount)
 	}
+}
+
+// count returns how many buffers are free.
+func (s *shelf) count() (n int) {
+	for _, free := range s.free {
+		n += bits.OnesCount64(free)
+	}
+	return n
 }
 
 // Disk and link are busy at the same time: together they are as fast as the slower one.
@@ -173,11 +182,11 @@ func TestLinkTransactions(t *testing.T) {
 		{in, 4096, 1}:       {{1, 8, 3}, {1, 7, 3}},
 		{in, 4096, 32}:      {{2, 2, 1}, {2, 2, 1}},
 		{in, 512 << 10, 1}:  {{4, 11, 3}, {4, 10, 3}},
-		{in, 512 << 10, 8}:  {{6.1, 12, 5}, {6.1, 11, 5}},
+		{in, 512 << 10, 8}:  {{3.1, 9, 4}, {3.1, 8, 4}},
 		{out, 4096, 1}:      {{1, 7, 4}, {1, 6, 4}},
 		{out, 4096, 32}:     {{2, 2, 1}, {2, 2, 1}},
 		{out, 512 << 10, 1}: {{4.1, 10, 4.1}, {4.1, 9, 4.1}},
-		{out, 512 << 10, 8}: {{5.1, 12, 5}, {5.1, 11, 5}},
+		{out, 512 << 10, 8}: {{2.1, 8, 5}, {2.1, 7, 5}},
 	}
 	for _, kind := range []virtioblk.RequestType{in, out} {
 		for _, l := range []load{{kind, 4096, 1}, {kind, 4096, 32}, {kind, 512 << 10, 1}, {kind, 512 << 10, 8}} {

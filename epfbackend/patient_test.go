@@ -24,7 +24,8 @@ func TestHostIsAway(t *testing.T) {
 		}
 		s.link.Shuffle = seed + 1
 		d := newWorld(t, s)
-		lowest, highest := d.requests[0].addr, d.requests[d.depth-1].addr+uint64(s.size)
+		// Headers, too, for they move together with what a request writes.
+		lowest, highest := d.requests[0].line, d.requests[d.depth-1].addr+uint64(s.size)
 		away, failed, last := 0, 0, uint64(0)
 		faults.Transfers(func(_ bool, addr uint64, _ int) error {
 			data := addr >= lowest && addr < highest

@@ -2,6 +2,7 @@ package epfbackend
 
 import (
 	"fmt"
+	"math/bits"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -12,15 +13,17 @@ import (
 )
 
 // Host memory that cannot be lent is reached through buffers of ours. A request of
-// no more than a page takes a small one, others go through large ones, several at a
-// time: enough for a disk and a link of several GiB/s with a tenth of a millisecond
-// between them.
+// no more than a page takes a small one, others go through large ones, which make one
+// longer buffer where they lie side by side: enough for a disk and a link of several
+// GiB/s with a tenth of a millisecond between them.
 const (
 	smallSize  = 4096
 	smallCount = 256 // at most
 	largeSize  = 128 << 10
 	largeCount = 32
-	maxPieces  = 8    // of one request at a time, so that others get some, too
+	maxRun     = 4    // large buffers of a piece
+	maxHeld    = 8    // buffers of one request at a time, so that others get some, too
+	enough     = 3    // requests that keep disk and link busy
 	pieceAlign = 4096 // of what is read or written; a multiple of every block size
 
 	// A request's header, status and indirect table, in memory that a mover can reach.
@@ -30,11 +33,13 @@ const (
 	slotTable  = 32
 )
 
-// piece is a part of a request on its way between host and disk, and the buffer it
-// goes through.
+// piece is a part of a request on its way between host and disk, and the buffers it
+// goes through: its own, and while it is taken some of those behind.
 type piece struct {
 	r     *request
 	shelf *shelf
+	index int // in the shelf
+	run   int // buffers that it has
 	buf   []byte
 	n     int     // bytes of data in it
 	io    disk.IO // io.Tag is beyond those of the requests
@@ -44,17 +49,54 @@ type piece struct {
 	withStatus bool // the move ends with the status byte
 }
 
-// shelf holds the pieces of one size that are free, or those who wait for one.
+// shelf holds the buffers of one size that are free, or those who wait for one.
 type shelf struct {
-	size int
-	free []*piece
-	line []*request
+	size   int
+	memory []byte // all buffers
+	pieces []piece
+	free   []uint64 // a bit a buffer
+	line   []*request
 }
+
+func newShelf(size int, memory []byte, pieces []piece, waiting int) shelf {
+	s := shelf{size: size, memory: memory, pieces: pieces, line: make([]*request, 0, waiting)}
+	s.free = make([]uint64, (len(pieces)+63)/64)
+	for i := range pieces {
+		s.giveBack(i, 1)
+	}
+	return s
+}
+
+// take returns a piece with as many buffers as wanted, or as there are in a row; nil if
+// there is none.
+func (s *shelf) take(want int) *piece {
+	for ; want > 0; want-- {
+		for w, free := range s.free {
+			rows := free
+			for n := 1; n < want; n++ {
+				rows &= free >> n
+			}
+			if rows == 0 {
+				continue
+			}
+			bit := bits.TrailingZeros64(rows)
+			s.free[w] &^= (1<<want - 1) << bit
+			p := &s.pieces[w*64+bit]
+			p.run, p.buf = want, s.memory[p.index*s.size:(p.index+want)*s.size]
+			return p
+		}
+	}
+	return nil
+}
+
+// giveBack makes n buffers free that take has given away together.
+func (s *shelf) giveBack(index, n int) { s.free[index/64] |= (1<<n - 1) << (index % 64) }
 
 // pool is a worker's memory for what cannot be lent: one mapping, outside the heap,
 // because it is aligned for direct I/O and registered with DMA engines.
 type pool struct {
 	memory []byte
+	slots  []byte // by request
 	pieces []piece
 	small  shelf
 	large  shelf
@@ -74,25 +116,26 @@ func (w *worker) openPool() error {
 	if err != nil {
 		return fmt.Errorf("allocate bounce buffers: %w", err)
 	}
+	// Few large pages are few pieces for disk and DMA engine. Where there are none, it
+	// works as well.
+	_ = unix.Madvise(memory, unix.MADV_HUGEPAGE)
 	p.memory = memory
-	p.pieces = make([]piece, small+largeCount)
-	p.small.size, p.large.size = smallSize, largeSize
-	p.small.line = make([]*request, 0, len(w.all))
-	p.large.line = make([]*request, 0, len(w.all))
+	p.pieces = make([]piece, largeCount+small)
 	// Large ones come first, so that all start at pages of the machine.
-	at := slots
-	for i := range p.pieces {
-		s := &p.large
-		if i >= largeCount {
-			s = &p.small
+	large := largeCount * largeSize
+	p.large = newShelf(largeSize, memory[:large], p.pieces[:largeCount], len(w.all))
+	p.slots = memory[large : large+slots]
+	p.small = newShelf(smallSize, memory[large+slots:], p.pieces[largeCount:], len(w.all))
+	for _, s := range []*shelf{&p.large, &p.small} {
+		for i := range s.pieces {
+			c := &s.pieces[i]
+			c.shelf, c.index = s, i
+			// In a driver's pages, with header and status; more makes it grow.
+			c.move.Parts = make([]epc.Part, 0, s.size/pieceAlign+3)
 		}
-		c := &p.pieces[i]
-		c.shelf, c.buf = s, memory[at:at+s.size]
-		c.io.Tag, c.move.Tag = len(w.all)+i, i
-		// In a driver's pages, with header and status; more makes it grow.
-		c.move.Parts = make([]epc.Part, 0, s.size/pieceAlign+3)
-		at += s.size
-		s.free = append(s.free, c)
+	}
+	for i := range p.pieces {
+		p.pieces[i].io.Tag, p.pieces[i].move.Tag = len(w.all)+i, i
 	}
 	return nil
 }
@@ -100,12 +143,12 @@ func (w *worker) openPool() error {
 func (p *pool) close() {
 	if p.memory != nil {
 		_ = unix.Munmap(p.memory)
-		p.memory, p.pieces = nil, nil
+		*p = pool{}
 	}
 }
 
 // slot returns the memory for header, status and table of request i.
-func (p *pool) slot(i int) []byte { return p.memory[i*slotLen : (i+1)*slotLen] }
+func (p *pool) slot(i int) []byte { return p.slots[i*slotLen : (i+1)*slotLen] }
 
 // shelfFor returns where a request of n bytes finds its pieces.
 func (p *pool) shelfFor(n int64) *shelf {
@@ -115,10 +158,16 @@ func (p *pool) shelfFor(n int64) *shelf {
 	return &p.large
 }
 
-func (s *shelf) take() *piece {
-	p := s.free[len(s.free)-1]
-	s.free = s.free[:len(s.free)-1]
-	return p
+// runFor returns how many buffers the next piece of r is to have. Each piece costs an
+// operation of the disk, a transfer and an interrupt. So a request goes in one piece
+// where there are enough others to keep disk and link busy at the same time, and in
+// several where it has to do that alone.
+func (w *worker) runFor(r *request, s *shelf) int {
+	if w.ring.InFlight() < enough {
+		return 1
+	}
+	buffers := (r.left + int64(s.size) - 1) / int64(s.size)
+	return int(min(buffers, maxRun, int64(maxHeld-r.held)))
 }
 
 // cut appends to parts the first len(local) bytes of segments, which it edits, and

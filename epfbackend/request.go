@@ -37,6 +37,7 @@ type request struct {
 	left     int64            // bytes that were not given to a piece yet
 	at       int64            // where on the disk they are
 	pieces   int              // on their way
+	held     int              // buffers that those have
 	inLine   bool             // for another
 	first    *piece           // that came with the header, as long as nobody took it
 	failed   bool             // a piece has; the others only end

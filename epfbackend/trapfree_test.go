@@ -102,14 +102,14 @@ func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
 			q := r.request(64 << 10)
 			q.Type = kind
 			op := map[virtioblk.RequestType]disk.Op{virtioblk.TypeIn: disk.Read, virtioblk.TypeOut: disk.Write}[kind]
-			const delay = 40 * epfbackend.ReactionTime
-			r.hold(faults, q, op, delay)
+			answer := r.hold(faults, q, op)
 
 			require.NoError(t, r.dev.SetStatus(virtio.Reset))
 			time.Sleep(2 * epfbackend.ReactionTime) // the disk is still busy
 			mine := bytes.Repeat([]byte{0xee}, len(q.Data()))
 			copy(q.Data(), mine)
-			time.Sleep(delay)
+			close(answer)
+			time.Sleep(40 * epfbackend.ReactionTime)
 			require.True(t, bytes.Equal(mine, q.Data()), "memory was written after a reset")
 			done, err := r.q.Poll(nil)
 			require.NoError(t, err)
@@ -123,17 +123,17 @@ func TestTrapFreeResetTakesMemoryBack(t *testing.T) {
 // A worker looks at the registers itself before it touches host memory: it does not
 // rely on the sampler, which sleeps while the disk takes its time.
 func TestTrapFreeWorkerSeesResetFirst(t *testing.T) {
-	const delay, left = 20 * epfbackend.ReactionTime, epfbackend.ReactionTime / 5
 	var faults *disktest.Faults
 	r := newRig(t, faulty(trapFree(setup{}), &faults))
 	for range 10 { // the sampler is there in time now and then
 		q := r.request(sector)
-		r.hold(faults, q, disk.Read, delay)
-		time.Sleep(delay - left)
-		require.NoError(t, r.dev.SetStatus(virtio.Reset))
+		answer := r.hold(faults, q, disk.Read)
 		mine := bytes.Repeat([]byte{0xee}, sector)
+		time.Sleep(20 * epfbackend.ReactionTime)
+		require.NoError(t, r.dev.SetStatus(virtio.Reset))
 		copy(q.Data(), mine)
-		time.Sleep(2 * left)
+		close(answer)
+		time.Sleep(epfbackend.ReactionTime)
 		require.True(t, bytes.Equal(mine, q.Data()), "memory was written after a reset")
 		r.revive()
 	}

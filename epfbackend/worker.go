@@ -91,10 +91,10 @@ func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err error) {
 	w = &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
-		log: f.log.With("queue", i), ctl: f.ctl, mem: &patient{View: f.ctl.Memory().View()},
+		log: f.log.With("queue", i), ctl: f.ctl,
 		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(), from: f.resumed(i),
 	}
-	w.mem.w = w
+	w.mem = newPatient(f.ctl.Memory().View(), w)
 	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look
 	w.pace.mode = f.opts.Poll
 	if !f.opts.TrapFree {
@@ -380,8 +380,11 @@ func (w *worker) take(budget *int) error {
 
 // publish shows the driver what was used, and interrupts it if it wants that.
 func (w *worker) publish() error {
-	if !w.unseen || !w.live() {
+	if !w.live() {
 		return nil
+	}
+	if !w.unseen {
+		return w.mem.flush()
 	}
 	w.unseen = false
 	interrupt, err := w.ring.Publish()

@@ -74,6 +74,25 @@ func (a *area) store16(off int, v uint16) error {
 	return a.write(off, b)
 }
 
+// post16 and post32 are for single accesses.
+func (a *area) post16(off int, v uint16, next *area) error {
+	if a.lent() {
+		return a.store16(off, v)
+	}
+	b := a.word[:2]
+	binary.LittleEndian.PutUint16(b, v)
+	return a.post(off, b, next)
+}
+
+func (a *area) post32(off int, v uint32, next *area) error {
+	if a.lent() {
+		return a.store32(off, v)
+	}
+	b := a.word[:4]
+	binary.LittleEndian.PutUint32(b, v)
+	return a.post(off, b, next)
+}
+
 func (a *area) store32(off int, v uint32) error {
 	if a.lent() {
 		a.window.Store32(off, v)
@@ -101,6 +120,19 @@ func (a *area) write(off int, p []byte) error {
 		return nil
 	}
 	if err := a.mem.WriteAt(p, a.addr+uint64(off)); err != nil {
+		return a.fail(err)
+	}
+	return nil
+}
+
+// post is a write of what may be written several times, and no sooner than next is
+// accessed.
+func (a *area) post(off int, p []byte, next *area) error {
+	poster, ok := a.mem.(Poster)
+	if a.lent() || next.lent() || !ok {
+		return a.write(off, p)
+	}
+	if err := poster.Post(p, a.addr+uint64(off)); err != nil {
 		return a.fail(err)
 	}
 	return nil

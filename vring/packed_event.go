@@ -77,7 +77,7 @@ func (q *Packed) tell(event uint32) error {
 	if event == q.told {
 		return nil
 	}
-	if err := q.device.store32(0, event); err != nil {
+	if err := q.device.post32(0, event, &q.ring.area); err != nil {
 		return err
 	}
 	q.told = event

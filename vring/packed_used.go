@@ -81,7 +81,7 @@ func (q *Packed) writeBatch() error {
 			to++
 		}
 		off, end := from*descSize+packedUsed, (to+1)*descSize
-		if err := q.ring.write(off, q.ring.local[off:end]); err != nil {
+		if err := q.ring.post(off, q.ring.local[off:end], &q.ring.area); err != nil {
 			return err
 		}
 	}

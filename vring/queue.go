@@ -22,6 +22,15 @@ type Memory interface {
 	WriteAt(p []byte, addr uint64) error
 }
 
+// Poster is a Memory that can hold writes back, to make them together with what comes
+// next.
+type Poster interface {
+	// Post copies p, to be written to addr before the next transfer (ReadAt, WriteAt) takes
+	// effect; accesses to lent memory do not wait for it. If that fails, all that was
+	// posted may be there or not, and is written again before the transfer after it.
+	Post(p []byte, addr uint64) error
+}
+
 // Access says what the device is going to do with memory.
 type Access uint8
 

@@ -53,7 +53,7 @@ func (q *Split) writeBatch() error {
 	}
 	err := span(q.cfg.Size, q.publishedIndex, count, func(slot, n int) error {
 		off := slot * usedEntrySize
-		return q.used.write(usedRing+off, q.batch[off:off+n*usedEntrySize])
+		return q.used.post(usedRing+off, q.batch[off:off+n*usedEntrySize], &q.used)
 	})
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (q *Split) EnableNotifications() (more bool, err error) {
 
 // storeEvent writes avail_event: the driver notifies when it passes that index.
 func (q *Split) storeEvent(index uint16) error {
-	err := q.used.store16(usedRing+q.cfg.Size*usedEntrySize, index)
+	err := q.used.post16(usedRing+q.cfg.Size*usedEntrySize, index, &q.avail)
 	if err == nil {
 		q.event = index
 	}

@@ -52,12 +52,14 @@ type Memory struct {
 	mu       sync.Mutex
 	table    atomic.Pointer[[]Region] // sorted by Addr, never modified
 	transfer Transfer
+	copier   Copier // what transfer is, too, or nil
 }
 
 // NewMemory returns an empty map. transfer reaches the regions without Mem; nil
 // if there never are any.
 func NewMemory(transfer Transfer) *Memory {
 	m := &Memory{transfer: transfer}
+	m.copier, _ = transfer.(Copier)
 	m.table.Store(new([]Region))
 	return m
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"unsafe"
 
@@ -15,7 +14,7 @@ import (
 // Close.
 type Device struct {
 	fd     int
-	copies sync.Pool // of *copyCall
+	copies sync.Pool // of *Copies
 }
 
 // Open opens a device node. EBUSY: another process has it.
@@ -25,7 +24,7 @@ func Open(path string) (*Device, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d := &Device{fd: fd}
-	d.copies.New = func() any { return new(copyCall) }
+	d.copies.New = func() any { return new(Copies) }
 	info, err := d.Info()
 	switch {
 	case errors.Is(err, unix.ENOTTY):
@@ -178,33 +177,56 @@ func (d *Device) mmap(what string, off int64, n int) ([]byte, error) {
 	return b, nil
 }
 
-// copyCall is what the kernel reads of a Copy. It is kept on the heap, and what it
-// points to with it.
-type copyCall struct {
-	args    copyArgs
-	segment copySegment
+// Copies is a list of copies that one call makes, at most MaxCopies. It is kept on the
+// heap, and what it points to with it, until Do.
+type Copies struct {
+	dev      *Device
+	args     copyArgs
+	segments [MaxCopies]copySegment
 }
 
-// Copy moves bytes between p and the host's memory at a bus address. ENETDOWN: there
-// is no link, or the host does not allow it. It does not allocate.
+// Copies returns an empty list. It does not allocate where others were done before.
+func (d *Device) Copies() *Copies {
+	c := d.copies.Get().(*Copies)
+	c.dev, c.args.count = d, 0
+	return c
+}
+
+// Add appends a copy between p and the host's memory at a bus address. All of a list
+// have at most MaxBytes.
+func (c *Copies) Add(addr uint64, p []byte, toHost bool) {
+	s := &c.segments[c.args.count]
+	*s = copySegment{pci: addr, addr: unsafe.Pointer(unsafe.SliceData(p)), length: uint32(len(p))}
+	if toHost {
+		s.flags = ToHost
+	}
+	c.args.count++
+}
+
+// Do makes the copies in order, up to the first that fails. ENETDOWN: there is no link,
+// or the host does not allow it. The list must not be used again.
+func (c *Copies) Do() error {
+	c.args.argsz, c.args.segments = uint32(unsafe.Sizeof(c.args)), unsafe.Pointer(&c.segments)
+	var errno unix.Errno
+	for again := true; again; again = errno == unix.EINTR {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(c.dev.fd), callCopy, uintptr(unsafe.Pointer(&c.args)))
+	}
+	clear(c.segments[:c.args.count])
+	c.dev.copies.Put(c)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Copy moves bytes between p and the host's memory at a bus address, as Copies do.
 func (d *Device) Copy(addr uint64, p []byte, toHost bool) error {
-	c := d.copies.Get().(*copyCall)
-	defer d.copies.Put(c)
 	for len(p) > 0 {
 		n := min(len(p), MaxBytes)
-		c.segment = copySegment{pci: addr, addr: unsafe.Pointer(unsafe.SliceData(p)), length: uint32(n)}
-		if toHost {
-			c.segment.flags = ToHost
-		}
-		c.args = copyArgs{argsz: uint32(unsafe.Sizeof(c.args)), segments: unsafe.Pointer(&c.segment), count: 1}
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(d.fd), callCopy, uintptr(unsafe.Pointer(&c.args)))
-		runtime.KeepAlive(p)
-		if errno == unix.EINTR {
-			continue
-		}
-		c.segment.addr = nil
-		if errno != 0 {
-			return errno
+		c := d.Copies()
+		c.Add(addr, p[:n], toHost)
+		if err := c.Do(); err != nil {
+			return err
 		}
 		p, addr = p[n:], addr+uint64(n)
 	}

@@ -19,10 +19,20 @@ type Rule struct {
 	// Of those, the first Skip are let through, and then Count are caught (0: all).
 	Skip, Count int
 
-	// What becomes of them: they are held for Delay, and then fail with Err
-	// without having touched the disk, or are done if Err is nil.
+	// What becomes of them: they are held for Delay and until Until is closed (nil:
+	// no longer than that), and then fail with Err without having touched the disk, or
+	// are done if Err is nil.
 	Delay time.Duration
+	Until <-chan struct{}
 	Err   error
+}
+
+// hold returns when what the rule caught is to be held no longer.
+func (r *Rule) hold() {
+	time.Sleep(r.Delay)
+	if r.Until != nil {
+		<-r.Until
+	}
 }
 
 func (r *Rule) matches(io *disk.IO) bool {
@@ -78,17 +88,17 @@ func (f *Faults) Caught() int {
 
 // Flush implements disk.Store, subject to the rules for disk.Flush.
 func (f *Faults) Flush() error {
-	if delay, err, ok := f.judge(&disk.IO{Op: disk.Flush}); ok {
-		time.Sleep(delay)
-		if err != nil {
-			return err
+	if r := f.judge(&disk.IO{Op: disk.Flush}); r != nil {
+		r.hold()
+		if r.Err != nil {
+			return r.Err
 		}
 	}
 	return f.Store.Flush()
 }
 
-// judge returns what becomes of io, if a rule catches it.
-func (f *Faults) judge(io *disk.IO) (delay time.Duration, err error, ok bool) {
+// judge returns the rule that catches io, or nil.
+func (f *Faults) judge(io *disk.IO) *Rule {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.rules {
@@ -103,13 +113,13 @@ func (f *Faults) judge(io *disk.IO) (delay time.Duration, err error, ok bool) {
 				}
 			}
 			f.caught++
-			return r.Delay, r.Err, true
+			return r
 		}
 	}
-	return 0, nil, false
+	return nil
 }
 
-// NewEngine implements disk.Store. When a delay ends, the engine rings doorbell
+// NewEngine implements disk.Store. When a hold ends, the engine rings doorbell
 // to be looked at; so its user sees more rings than were sent.
 func (f *Faults) NewEngine(kind disk.EngineKind, depth, doorbell int) (disk.Engine, error) {
 	e, err := f.Store.NewEngine(kind, depth, doorbell)
@@ -126,7 +136,7 @@ type engine struct {
 	doorbell int
 	failed   []*disk.IO // to be returned by the next Wait
 	out      []*disk.IO // what Wait returned
-	timers   sync.WaitGroup
+	holds    sync.WaitGroup
 
 	mu  sync.Mutex
 	due []held
@@ -138,21 +148,19 @@ type held struct {
 }
 
 func (e *engine) Start(io *disk.IO) {
-	delay, err, caught := e.faults.judge(io)
-	switch {
-	case !caught:
+	switch r := e.faults.judge(io); {
+	case r == nil:
 		e.Engine.Start(io)
-	case delay > 0:
-		e.timers.Add(1)
-		time.AfterFunc(delay, func() {
-			defer e.timers.Done()
+	case r.Delay > 0 || r.Until != nil:
+		e.holds.Go(func() {
+			r.hold()
 			e.mu.Lock()
-			e.due = append(e.due, held{io, err})
+			e.due = append(e.due, held{io, r.Err})
 			e.mu.Unlock()
 			e.ring()
 		})
 	default:
-		e.finish(held{io, err})
+		e.finish(held{io, r.Err})
 	}
 }
 
@@ -194,9 +202,9 @@ func (e *engine) release() {
 	}
 }
 
-// Close waits for the delays, too.
+// Close waits for what is held, too.
 func (e *engine) Close() error {
-	e.timers.Wait()
+	e.holds.Wait()
 	e.release()
 	return e.Engine.Close()
 }

@@ -94,6 +94,21 @@ func (h *hostMemory) WriteHost(p []byte, addr uint64) error {
 	return h.dma(true, addr, p)
 }
 
+// CopyHost implements epc.Copier.
+func (h *hostMemory) CopyHost(list []epc.Copy) (err error) {
+	for _, c := range list {
+		if c.Dir == epc.ToHost {
+			err = h.WriteHost(c.Local, c.Addr)
+		} else {
+			err = h.ReadHost(c.Local, c.Addr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // dma moves a segment in either direction.
 func (h *hostMemory) dma(write bool, addr uint64, p []byte) error {
 	if err := h.faults.transfer(write, addr, len(p)); err != nil {

@@ -21,6 +21,7 @@ import (
 var (
 	rounds  = flag.Int("rounds", 1, "turns of either side in TestVMSideBySide")
 	runtime = flag.Duration("runtime", 2*time.Second, "of each of its jobs")
+	only    = flag.String("works", "", "which of its jobs: those whose name contains this")
 )
 
 // side is one of two functions of one device, which export the same disk.
@@ -46,14 +47,33 @@ var works = []work{
 	{"4K random, depth 1", "--rw=randread --bs=4k --iodepth=1", 1.5, 25},
 	{"4K random, depth 32", "--rw=randread --bs=4k --iodepth=32", 2.5, 5},
 	{"4K random, 4 x 32", "--rw=randread --bs=4k --iodepth=32 --numjobs=4 --group_reporting", 2.5, 5},
-	{"512K sequential, depth 4", "--rw=read --bs=512k --iodepth=4 --mem=mmaphuge", 128, 40},
+	{"512K sequential read, depth 4", "--rw=read --bs=512k --iodepth=4 --mem=mmaphuge", 128, 40},
+	{"512K sequential write, depth 4", "--rw=write --bs=512k --iodepth=4 --mem=mmaphuge", 128, 40},
 }
 
-// figures of fio jobs that read.
+// direction is what fio reports of what a job read, or wrote.
+type direction struct {
+	Bytes   float64 `json:"io_bytes"`
+	Runtime float64 `json:"runtime"` // ms
+	Total   float64 `json:"total_ios"`
+}
+
+// chosen returns the jobs that are wanted.
+func chosen() (list []work) {
+	for _, w := range works {
+		if strings.Contains(w.name, *only) {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// figures of fio jobs.
 type figures struct {
 	requests, seconds, bytes float64
 	cpu                      time.Duration // of the endpoint
 	rung                     int           // doorbells that interrupted it
+	switches                 int           // of its processors
 	link                     lab.Stats
 }
 
@@ -63,6 +83,7 @@ func (f *figures) add(g figures) {
 	f.bytes += g.bytes
 	f.cpu += g.cpu
 	f.rung += g.rung
+	f.switches += g.switches
 	f.link = combine(f.link, g.link, func(a, b uint64) uint64 { return a + b })
 }
 
@@ -85,27 +106,27 @@ func (f *figures) per(n uint64) float64 { return float64(n) / f.requests }
 // measure has the root complex do a job on a side's disk.
 func (r *rig) measure(s side, w work) figures {
 	r.t.Helper()
-	rung, busy, before := sum(r.doorbells()), r.worked(), r.Lab.Stats()
+	rung, busy, switches, before := sum(r.doorbells()), r.worked(), r.switches(), r.Lab.Stats()
 	out := r.rc(fmt.Sprintf("fio --name=m --filename=%s --ioengine=io_uring --direct=1 --randrepeat=0 --time_based "+
 		"--runtime=%d --output-format=json %s", s.disk, int(runtime.Seconds()), w.job))
 	after := r.Lab.Stats()
-	f := figures{cpu: r.worked() - busy, rung: sum(r.doorbells()) - rung}
+	f := figures{cpu: r.worked() - busy, switches: r.switches() - switches, rung: sum(r.doorbells()) - rung}
 	var report struct {
 		Jobs []struct {
-			Error int `json:"error"`
-			Read  struct {
-				Bytes   float64 `json:"io_bytes"`
-				Runtime float64 `json:"runtime"` // ms
-				Total   float64 `json:"total_ios"`
-			} `json:"read"`
+			Error int       `json:"error"`
+			Read  direction `json:"read"`
+			Write direction `json:"write"`
 		} `json:"jobs"`
 	}
 	require.NoError(r.t, json.Unmarshal([]byte(out), &report), out)
 	require.Len(r.t, report.Jobs, 1)
-	read := report.Jobs[0].Read
+	done := report.Jobs[0].Read
+	if done.Total == 0 {
+		done = report.Jobs[0].Write
+	}
 	require.Zero(r.t, report.Jobs[0].Error)
-	require.NotZero(r.t, read.Total)
-	f.requests, f.bytes, f.seconds = read.Total, read.Bytes, read.Runtime/1000
+	require.NotZero(r.t, done.Total)
+	f.requests, f.bytes, f.seconds = done.Total, done.Bytes, done.Runtime/1000
 	f.link = combine(after, before, func(a, b uint64) uint64 { return a - b })
 	return f
 }
@@ -130,6 +151,14 @@ func (r *rig) worked() time.Duration {
 		}
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// switches is how often the endpoint's processors have changed tasks.
+func (r *rig) switches() int {
+	r.t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(r.ep("sed -n 's/^ctxt //p' /proc/stat")))
+	require.NoError(r.t, err)
+	return n
 }
 
 // both starts a link with two functions, which both export the endpoint's disk. On a busy
@@ -208,7 +237,7 @@ func (r *rig) turn(s side) {
 // costs. Times say nothing about silicon, ratios of one run say a little; the messages a
 // request are what a link sees.
 func TestVMSideBySide(t *testing.T) {
-	program := buildVblk(t)
+	program, works := buildVblk(t), chosen()
 	r := start(t, "newest", func(c *Config) {
 		image := filepath.Join(t.TempDir(), "disk")
 		require.NoError(t, os.WriteFile(image, nil, 0o600))
@@ -230,7 +259,7 @@ func TestVMSideBySide(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%s, ours with a %s ring\n%s", disk, with.ring, table(all))
+		t.Logf("%s, ours with a %s ring\n%s", disk, with.ring, table(works, all))
 		for i, w := range works {
 			n, o := all[target][i], all[ours][i]
 			require.Zero(t, o.link.InboundReads, "%s: registers are memory", w.name)
@@ -267,23 +296,23 @@ func (r *rig) exchange() {
 }
 
 // table prints figures, those of the two sides below each other.
-func table(all map[side][]figures) string {
+func table(works []work, all map[side][]figures) string {
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(tw, "| read\t| by\t| requests/s\t| MB/s\t| DMA transfers\t| DMA interrupts\t| interrupts to the RC\t| doorbells\t"+
-		"| trapped reads, writes of the RC\t| outbound reads, writes\t| register reads, writes\t| EP processor, ms\t|")
+	fmt.Fprintln(tw, "| job\t| by\t| requests/s\t| MB/s\t| DMA transfers\t| DMA interrupts\t| interrupts to the RC\t| doorbells\t"+
+		"| trapped reads, writes of the RC\t| outbound reads, writes\t| register reads, writes\t| task switches\t| EP processor, ms\t|")
 	for i, w := range works {
 		for _, s := range []side{target, ours} {
 			f := all[s][i]
 			l := &f.link
-			fmt.Fprintf(tw, "| %s\t| %s\t| %.0f\t| %.1f\t| %.2f\t| %.2f\t| %.2f\t| %.2f\t| %.2f, %.2f\t| %.2f, %.2f\t| %.2f, %.2f\t| %.2f\t|\n",
+			fmt.Fprintf(tw, "| %s\t| %s\t| %.0f\t| %.1f\t| %.2f\t| %.2f\t| %.2f\t| %.2f\t| %.2f, %.2f\t| %.2f, %.2f\t| %.2f, %.2f\t| %.1f\t| %.2f\t|\n",
 				w.name, s.name, f.requests/f.seconds, f.bytes/f.seconds/1e6, f.per(l.DMATransfers), f.per(l.DMAInterrupts),
 				f.per(l.Interrupts), float64(f.rung)/f.requests, f.per(l.InboundReads), f.per(l.InboundWrites),
 				f.per(l.OutboundReads), f.per(l.OutboundWrites), f.per(l.RegisterReads), f.per(l.RegisterWrites),
-				float64(f.cpu.Microseconds())/1000/f.requests)
+				float64(f.switches)/f.requests, float64(f.cpu.Microseconds())/1000/f.requests)
 		}
 		n, o := all[target][i], all[ours][i]
-		fmt.Fprintf(tw, "| \t| ours / NVMe\t| %.2f\t|\t|\t|\t|\t|\t|\t|\t|\t| %.2f\t|\n", (o.requests/o.seconds)/(n.requests/n.seconds),
+		fmt.Fprintf(tw, "| \t| ours / NVMe\t| %.2f\t|\t|\t|\t|\t|\t|\t|\t|\t|\t| %.2f\t|\n", (o.requests/o.seconds)/(n.requests/n.seconds),
 			(float64(o.cpu)/o.requests)/(float64(n.cpu)/n.requests))
 	}
 	_ = tw.Flush()
