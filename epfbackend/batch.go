@@ -59,8 +59,11 @@ func (w *worker) openMover() error {
 	w.tables = make([]*request, 0, len(w.all))
 	w.headers = make([]*request, 0, len(w.all))
 	w.answers = make([]*request, 0, len(w.all))
-	var err error
-	w.mover, err = moving.NewMover(pieces+batchCount, w.pool.memory, w.f.bells[w.index].FD())
+	bell, err := w.newMoveBell()
+	if err != nil {
+		return err
+	}
+	w.mover, err = moving.NewMover(pieces+batchCount, w.pool.memory, bell)
 	return err
 }
 

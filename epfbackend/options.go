@@ -65,6 +65,11 @@ type Options struct {
 	// sleeps.
 	Poll Poll
 
+	// PinMemory has each worker hold the host memory that is lent to the disk, with all
+	// its pages, so that the kernel need not look them up for each request. It is for
+	// hosts whose memory is all there, and stays what it is while it is mapped.
+	PinMemory bool
+
 	// CPUs are the processors that workers are bound to: one each, in turn. Without
 	// any they run where the kernel lets them.
 	CPUs []int

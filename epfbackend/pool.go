@@ -137,6 +137,7 @@ func (w *worker) openPool() error {
 	for i := range p.pieces {
 		p.pieces[i].io.Tag, p.pieces[i].move.Tag = len(w.all)+i, i
 	}
+	w.pinMemory()
 	return nil
 }
 

@@ -176,16 +176,16 @@ func TestTrapFreeResizeWhileDetached(t *testing.T) {
 // nothing to see.
 func TestTrapFreeIsIdleWhenIdle(t *testing.T) {
 	const period = epfbackend.ReactionTime
-	least := func(during func(end <-chan time.Time)) float64 {
+	least := func(tries int, enough float64, during func(end <-chan time.Time)) float64 {
 		share := 1.0
-		for range 3 { // what else goes on can only add
+		for ; tries > 0 && share >= enough; tries-- { // what else goes on can only add
 			before, began := processorTime(t), time.Now()
 			during(time.After(time.Second))
 			share = min(share, float64(processorTime(t)-before)/float64(time.Since(began)))
 		}
 		return share
 	}
-	bare := least(func(end <-chan time.Time) {
+	bare := least(3, 0, func(end <-chan time.Time) {
 		for tick := time.NewTicker(period); ; {
 			select {
 			case <-tick.C:
@@ -198,9 +198,10 @@ func TestTrapFreeIsIdleWhenIdle(t *testing.T) {
 	r := newRig(t, trapFree(setup{}))
 	r.alive()
 	time.Sleep(20 * period) // until it looks as seldom as it ever does
-	idle := least(func(end <-chan time.Time) { <-end })
+	limit := 3*bare + 0.001
+	idle := least(20, limit, func(end <-chan time.Time) { <-end })
 	t.Logf("%.2f %% of a core; a bare timer of %v: %.2f %%", 100*idle, period, 100*bare)
-	require.Less(t, idle, 3*bare+0.001)
+	require.Less(t, idle, limit)
 }
 
 func processorTime(t *testing.T) time.Duration {

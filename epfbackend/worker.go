@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/vblk-ep/vblk-ep/doorbell"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
@@ -23,6 +24,11 @@ const maxInFlight = 1024
 // segments than any driver uses, for SEG_MAX tells it less, so that what is kept
 // of each request stays small.
 const maxChain = 1024
+
+// manyInFlight is how many requests make a look at a ring that is reached by DMA cheap
+// for each of them. Then the end of a move is reason enough for one, which finds what
+// the driver has added some time before its notification is there.
+const manyInFlight = 16
 
 // worker serves one virtqueue, on a goroutine of its own that alone touches the
 // ring and the requests.
@@ -62,15 +68,18 @@ type worker struct {
 	rung      bool       // it may have done so
 	pace      pollPace
 	pool      pool
+	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
 	lookGuard func() error
 	waiting   time.Duration // when the wait began, since started; 0 if it has not
 
 	// Of host memory that is reached by DMA:
-	mover       epc.Mover   // nil: it is not
+	mover       epc.Mover // nil: it is not
+	moveBell    *doorbell.Trapped
 	moved       []*epc.Move // ended, not yet looked at
 	moving      int         // in flight
+	moveCame    bool        // one has ended since the ring was looked at
 	lost        bool        // the mover is broken
 	batches     []batch
 	freeBatches []*batch
@@ -146,8 +155,44 @@ func (w *worker) open() (err error) {
 	if err != nil {
 		return err
 	}
+	w.pinMemory()
 	return w.openMover()
 }
+
+// pinMemory has the disk engine hold what it does direct I/O on: our own buffers, and
+// lent memory if that is wanted. Other memory does as well.
+func (w *worker) pinMemory() {
+	w.pinned = w.pinned[:0]
+	if w.pool.memory != nil {
+		w.pinned = append(w.pinned, w.pool.memory)
+	}
+	if w.pins() {
+		for _, r := range w.ctl.Memory().Regions() {
+			if r.Mem != nil && r.Readable && r.Writable {
+				w.pinned = append(w.pinned, r.Mem)
+			}
+		}
+	}
+	if len(w.pinned) == 0 {
+		return
+	}
+	if err := w.engine.Pin(w.pinned...); err != nil {
+		w.notPinned(err)
+	}
+}
+
+// notPinned tells those who asked for it.
+func (w *worker) notPinned(err error) {
+	if !w.pins() {
+		w.log.Debug("buffers not pinned", "err", err)
+	} else if ok, held := w.complain.allow(); ok {
+		w.log.Warn("host memory not pinned: raise the limit of locked memory (ulimit -l) if it is that",
+			"err", err, "held_back", held)
+	}
+}
+
+// pins says whether lent memory is to be held.
+func (w *worker) pins() bool { return w.f.opts.PinMemory && !w.f.opts.TrapFree }
 
 // close waits for what is in flight, and gives up what open has made.
 func (w *worker) close() {
@@ -162,6 +207,19 @@ func (w *worker) close() {
 		}
 	}
 	w.pool.close()
+	if w.moveBell != nil {
+		w.moveBell.Close()
+	}
+}
+
+// newMoveBell returns an eventfd to be signalled when moves have ended. It is not the
+// driver's doorbell: that stands for a look at its ring, which is a round trip.
+func (w *worker) newMoveBell() (fd int, err error) {
+	if w.moveBell, err = doorbell.NewTrapped(); err != nil {
+		return -1, err
+	}
+	w.engine.Listen(w.moveBell.FD())
+	return w.moveBell.FD(), nil
 }
 
 // ended says whether the goroutine is gone.
@@ -226,9 +284,19 @@ func (w *worker) proceeds() bool {
 	return want == running || want == drained
 }
 
+// letGo gives up host memory, which may change during a pause.
+func (w *worker) letGo() {
+	if w.pins() {
+		if err := w.engine.Pin(); err != nil {
+			w.log.Warn("host memory is still held", "err", err)
+		}
+	}
+}
+
 // rest stays until running is wanted and the ring is on the map of host memory,
 // which may have changed, or until something else is wanted.
 func (w *worker) rest(at phase) {
+	w.letGo()
 	w.gate.reach(at)
 	for {
 		w.gate.park(at)
@@ -245,6 +313,9 @@ func (w *worker) rest(at phase) {
 		}
 		if w.gate.pass() {
 			w.more, w.asked = true, false
+			if w.pins() {
+				w.pinMemory()
+			}
 			return
 		}
 	}
@@ -258,6 +329,7 @@ func (w *worker) turn() error {
 		m := w.moved[0]
 		w.moved = w.moved[1:]
 		w.moving--
+		w.moveCame = true
 		w.moveEnded(m)
 	}
 	for len(w.done) > 0 {
@@ -308,7 +380,9 @@ func (w *worker) submit() {
 // fetch starts what the driver made available, as long as there are requests to
 // hold it, and asks to be notified once there is nothing more.
 func (w *worker) fetch() error {
-	came := w.more || w.rung
+	many := w.ring != nil && w.ring.InFlight() >= manyInFlight
+	came := w.more || w.rung || many && w.moveCame
+	w.moveCame = false
 	w.more, w.unasked = false, false
 	if w.broken || w.gate.wanted() != running {
 		return nil

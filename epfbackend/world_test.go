@@ -304,7 +304,7 @@ func (s *timedDisk) Flush() error           { return nil }
 func (s *timedDisk) Close() error           { return nil }
 
 func (s *timedDisk) NewEngine(_ disk.EngineKind, depth, doorbell int) (disk.Engine, error) {
-	e := &timedEngine{s: s, bell: doorbell}
+	e := &timedEngine{s: s, bell: doorbell, other: -1}
 	e.end = e.ended
 	return e, nil
 }
@@ -312,6 +312,7 @@ func (s *timedDisk) NewEngine(_ disk.EngineKind, depth, doorbell int) (disk.Engi
 type timedEngine struct {
 	s         *timedDisk
 	bell      int
+	other     int // see Listen
 	buf       [8]byte
 	started   []*disk.IO
 	inFlight  []*disk.IO      // nil where there is room
@@ -320,9 +321,11 @@ type timedEngine struct {
 	end       func(int)
 }
 
-func (e *timedEngine) Name() string      { return "timed" }
-func (e *timedEngine) Ready() bool       { return len(e.done) > 0 }
-func (e *timedEngine) Start(io *disk.IO) { e.started = append(e.started, io) }
+func (e *timedEngine) Name() string        { return "timed" }
+func (e *timedEngine) Ready() bool         { return len(e.done) > 0 }
+func (e *timedEngine) Listen(bell int)     { e.other = bell }
+func (e *timedEngine) Pin(...[]byte) error { return nil }
+func (e *timedEngine) Start(io *disk.IO)   { e.started = append(e.started, io) }
 
 func (e *timedEngine) Close() error {
 	for e.s.busy > 0 && e.s.clock.Step() {
@@ -337,19 +340,19 @@ func (e *timedEngine) Wait(block bool) ([]*disk.IO, bool, error) {
 		e.issue(io)
 	}
 	e.started = e.started[:0]
-	rung := e.drain()
-	for block && len(e.done) == 0 && !rung {
+	rung, woken := e.drain(e.bell), e.drain(e.other)
+	for block && len(e.done) == 0 && !rung && !woken {
 		if !e.s.clock.Step() {
 			return nil, false, errStalled
 		}
-		rung = e.drain()
+		rung, woken = e.drain(e.bell), e.drain(e.other)
 	}
 	e.done, e.out = e.out[:0], e.done
 	return e.out, rung, nil
 }
 
-func (e *timedEngine) drain() bool {
-	n, _ := unix.Read(e.bell, e.buf[:])
+func (e *timedEngine) drain(bell int) bool {
+	n, _ := unix.Read(bell, e.buf[:])
 	return n > 0
 }
 

@@ -20,6 +20,7 @@ type options struct {
 	engine    string
 	poll      string
 	subsystem string
+	pin       bool
 	force     bool
 	json      bool
 	verbose   bool
@@ -46,6 +47,9 @@ Options:
                             how long a queue without work is looked at before its thread
                             sleeps, as in 50us (auto: while that pays; always: for hosts
                             that never notify)
+  --pin-memory              hold the host's memory, all of it, so that its pages are not
+                            looked up for each request: for hosts whose memory is there
+                            in full, such as guests of huge pages without a balloon
   --subsystem VVVV:DDDD     subsystem vendor and device id, in hexadecimal
   --force                   export the disk although it is mounted or in use
   --json                    print what is exported as JSON
@@ -79,6 +83,7 @@ func (o *options) parse(name, head string, args []string, out io.Writer) error {
 	fs.StringVar(&o.engine, "io", "auto", "")
 	fs.StringVar(&o.poll, "poll", "auto", "")
 	fs.StringVar(&o.subsystem, "subsystem", "", "")
+	fs.BoolVar(&o.pin, "pin-memory", false, "")
 	fs.BoolVar(&o.force, "force", false, "")
 	fs.BoolVar(&o.json, "json", false, "")
 	fs.BoolVar(&o.verbose, "verbose", false, "")
@@ -136,7 +141,7 @@ func (o *options) complete() error {
 	for i := range o.disks {
 		d := &o.disks[i]
 		d.open.Force = o.force
-		d.offer.Engine, d.offer.Poll = engine, poll
+		d.offer.Engine, d.offer.Poll, d.offer.PinMemory = engine, poll, o.pin
 		d.offer.TrapFree = o.slot.slot.trapFree || o.slot.real != nil
 		d.offer.Doorbell16 = o.slot.slot.narrow
 		d.offer.SubsystemVendor, d.offer.SubsystemDevice = vendor, device

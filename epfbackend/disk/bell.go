@@ -5,7 +5,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bell is the reading side of an eventfd. It must not move once it is set up.
+// bell is the reading side of an eventfd; with an fd of -1 it never rings. It must not
+// move once it is set up.
 type bell struct {
 	fd  int
 	buf [8]byte
@@ -20,12 +21,13 @@ func (b *bell) listen(fd int) {
 // drain takes what has rung, and reports whether anything had. It does not wait,
 // whether or not the descriptor is non-blocking.
 func (b *bell) drain() bool {
-	for {
+	for b.fd >= 0 {
 		n, errno := blkio.Preadv(b.fd, b.vec[:], -1, unix.RWF_NOWAIT)
 		if errno != unix.EINTR {
 			return n > 0
 		}
 	}
+	return false
 }
 
 // ring adds one to the eventfd fd. It can only fail where that is full, and then

@@ -37,9 +37,16 @@ func Emulate(s Store, logical uint32) (Store, error) {
 	if info.NativeBlock > info.LogicalBlock {
 		return nil, fmt.Errorf("%s: blocks are emulated already: %w", info.Path, unix.EINVAL)
 	}
+	return newEmulated(s, logical), nil
+}
+
+// newEmulated presents s with blocks of that size, which may be that of its own: then
+// parts of blocks can be accessed.
+func newEmulated(s Store, logical uint32) *emulated {
+	info := s.Info()
 	return &emulated{
 		Store: s, logical: int64(logical), block: int64(info.LogicalBlock), readOnly: info.ReadOnly,
-	}, nil
+	}
 }
 
 // Info implements Store. The disk's own blocks are shown as physical ones, which
@@ -47,7 +54,9 @@ func Emulate(s Store, logical uint32) (Store, error) {
 func (s *emulated) Info() Info {
 	i := s.Store.Info()
 	block := i.LogicalBlock
-	i.NativeBlock, i.LogicalBlock = block, uint32(s.logical)
+	if i.LogicalBlock = uint32(s.logical); i.LogicalBlock < block {
+		i.NativeBlock = block
+	}
 	i.PhysicalBlock = max(i.PhysicalBlock, block)
 	i.MinIO = max(i.MinIO, block)
 	i.Discard.Granularity = max(i.Discard.Granularity, block)

@@ -95,15 +95,16 @@ func (e *emulatedEngine) serve() {
 }
 
 func (e *emulatedEngine) Wait(block bool) ([]*IO, bool, error) {
-	rung := false
+	rung, woken := false, false
 	for {
-		sleep := block && !rung && len(e.done) == 0
+		sleep := block && !rung && !woken && len(e.done) == 0
 		done, bell, err := e.inner.Wait(sleep)
 		if err != nil {
 			return nil, false, err
 		}
 		e.started = false
 		rung = rung || bell
+		woken = woken || sleep && !bell && len(done) == 0
 		for _, io := range done {
 			if io.job != nil {
 				e.advance(io.job, io.Err)
@@ -113,13 +114,19 @@ func (e *emulatedEngine) Wait(block bool) ([]*IO, bool, error) {
 		}
 		e.serve()
 		// What was started is handed to the kernel before the worker goes on.
-		if !e.started && (rung || len(e.done) > 0 || !block) {
+		if !e.started && (rung || woken || len(e.done) > 0 || !block) {
 			break
 		}
 	}
 	e.done, e.out = e.out[:0], e.done
 	return e.out, rung, nil
 }
+
+// Listen implements Engine.
+func (e *emulatedEngine) Listen(bell int) { e.inner.Listen(bell) }
+
+// Pin implements Engine.
+func (e *emulatedEngine) Pin(memory ...[]byte) error { return e.inner.Pin(memory...) }
 
 // Ready implements Engine.
 func (e *emulatedEngine) Ready() bool {

@@ -11,6 +11,7 @@ import (
 type nullEngine struct {
 	t        *target
 	doorbell bell
+	other    bell  // see Listen
 	done     []*IO // since the last Wait
 	out      []*IO // what Wait returned
 	zeroed   int   // of done
@@ -20,6 +21,7 @@ type nullEngine struct {
 func newNullEngine(t *target, depth, doorbell int) *nullEngine {
 	e := &nullEngine{t: t, done: make([]*IO, 0, depth), out: make([]*IO, 0, depth)}
 	e.doorbell.listen(doorbell)
+	e.other.listen(-1)
 	e.zero = e.zeroReads
 	return e
 }
@@ -35,12 +37,12 @@ func (e *nullEngine) Wait(block bool) ([]*IO, bool, error) {
 	for e.zeroed = 0; shm.Guard(e.zero) != nil; e.zeroed++ {
 		e.done[e.zeroed].Err = unix.EFAULT // the memory is gone; go on with the next
 	}
-	rung := false
-	for block && len(e.done) == 0 && !rung {
-		if err := sleep(-1, e.doorbell.fd); err != nil {
+	rung, woken := false, false
+	for block && len(e.done) == 0 && !rung && !woken {
+		if err := sleep(-1, e.doorbell.fd, e.other.fd); err != nil {
 			return nil, false, err
 		}
-		rung = e.doorbell.drain()
+		rung, woken = e.doorbell.drain(), e.other.drain()
 	}
 	e.done, e.out = e.out[:0], e.done
 	return e.out, rung, nil
@@ -56,5 +58,11 @@ func (e *nullEngine) zeroReads() error {
 	}
 	return nil
 }
+
+// Listen implements Engine.
+func (e *nullEngine) Listen(bell int) { e.other.listen(bell) }
+
+// Pin implements Engine: no disk is to be told.
+func (e *nullEngine) Pin(...[]byte) error { return nil }
 
 func (e *nullEngine) Close() error { return nil }

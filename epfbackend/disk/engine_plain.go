@@ -13,6 +13,7 @@ const plainThreads = 8
 type plainEngine struct {
 	off      offload
 	doorbell bell
+	other    bell // see Listen
 	depth    int
 	inFlight int
 	done     []*IO // since the last Wait
@@ -25,6 +26,7 @@ func newPlainEngine(t *target, depth, doorbell int) (*plainEngine, error) {
 		return nil, err
 	}
 	e.doorbell.listen(doorbell)
+	e.other.listen(-1)
 	return e, nil
 }
 
@@ -43,28 +45,33 @@ func (e *plainEngine) Start(io *IO) {
 	}
 }
 
+// Listen implements Engine.
+func (e *plainEngine) Listen(bell int) { e.other.listen(bell) }
+
 func (e *plainEngine) Wait(block bool) ([]*IO, bool, error) {
-	for rung := false; ; {
+	for rung, woken := false, false; ; {
 		before := len(e.done)
 		e.done = e.off.take(e.done)
 		e.inFlight -= len(e.done) - before
-		if rung || len(e.done) > 0 || !block {
+		if rung || woken || len(e.done) > 0 || !block {
 			e.done, e.out = e.out[:0], e.done
 			return e.out, rung, nil
 		}
-		if err := sleep(e.off.bell.fd, e.doorbell.fd); err != nil {
+		if err := sleep(e.off.bell.fd, e.doorbell.fd, e.other.fd); err != nil {
 			return nil, false, err
 		}
 		e.off.bell.drain()
-		rung = e.doorbell.drain()
+		rung, woken = e.doorbell.drain(), e.other.drain()
 	}
 }
 
 func (e *plainEngine) Ready() bool { return len(e.done) > 0 || e.off.ready.Load() > 0 }
 
-// sleep waits until one of two descriptors is readable; either may be -1.
-func sleep(a, b int) error {
-	fds := [2]unix.PollFd{{Fd: int32(a), Events: unix.POLLIN}, {Fd: int32(b), Events: unix.POLLIN}}
+// sleep waits until one of three descriptors is readable; each may be -1.
+func sleep(a, b, c int) error {
+	fds := [3]unix.PollFd{
+		{Fd: int32(a), Events: unix.POLLIN}, {Fd: int32(b), Events: unix.POLLIN}, {Fd: int32(c), Events: unix.POLLIN},
+	}
 	for {
 		_, err := unix.Poll(fds[:], -1)
 		switch {
@@ -72,11 +79,14 @@ func sleep(a, b int) error {
 			continue
 		case err != nil:
 			return fmt.Errorf("wait for the disk or the doorbell: %w", err)
-		case (fds[0].Revents|fds[1].Revents)&unix.POLLNVAL != 0:
+		case (fds[0].Revents|fds[1].Revents|fds[2].Revents)&unix.POLLNVAL != 0:
 			return fmt.Errorf("wait for the doorbell: %w", unix.EBADF)
 		}
 		return nil
 	}
 }
+
+// Pin implements Engine: these system calls look pages up each time.
+func (e *plainEngine) Pin(...[]byte) error { return nil }
 
 func (e *plainEngine) Close() error { return e.off.close() }

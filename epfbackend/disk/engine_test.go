@@ -24,7 +24,7 @@ func TestWhatIsWrittenIsThere(t *testing.T) {
 			r.must(io)
 			copy(shadow[off:], mem[:n])
 		}
-		// Misaligned in memory, in length and on the disk: by the page cache.
+		// Misaligned in memory, in length and on the disk.
 		off := int64(512 * 3)
 		if r.store.Info().LogicalBlock > 512 {
 			off = 4096 * 3

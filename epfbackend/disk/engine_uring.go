@@ -11,6 +11,7 @@ import (
 
 const (
 	uringThreads  = 2   // for what has no io_uring operation
+	uringBuffers  = 64  // of at most 1 GiB that can be pinned
 	uringSpare    = 8   // entries beside those of the operations: watches, cancels
 	uringReap     = 64  // completions taken at once
 	uringPatience = 100 // milliseconds to wait for a kernel that is out of memory
@@ -20,6 +21,7 @@ const (
 const (
 	tagDoorbell = ^uint64(0) - iota
 	tagOffload
+	tagOther
 	tagCancel
 )
 
@@ -31,6 +33,8 @@ type uringEngine struct {
 	ring     *uring.Ring
 	off      offload
 	doorbell bell
+	other    bell // see Listen
+	woken    bool // by it
 	watching int  // watches that will still complete
 	multi    bool // a watch goes on by itself
 	closing  bool
@@ -70,6 +74,7 @@ func (e *uringEngine) attach(depth, doorbell int) error {
 		return err
 	}
 	e.registerFiles()
+	_ = e.ring.RegisterBuffers(uringBuffers) // what it cannot, Pin will say
 	e.multi = e.ring.Features()&uring.FeatRsrcTags != 0
 	e.doorbell.listen(doorbell)
 	e.watch(tagDoorbell)
@@ -127,13 +132,34 @@ func (e *uringEngine) issue(io *IO) {
 	switch s.call {
 	case callRead:
 		sqe.Read(e.file(s), s.vec, s.off, s.flags, tag)
+		e.inBuffer(sqe, s)
 	case callWrite:
 		sqe.Write(e.file(s), s.vec, s.off, s.flags, tag)
+		e.inBuffer(sqe, s)
 	case callSync:
 		sqe.Datasync(e.buffered, tag)
 	case callFallocate:
 		sqe.Fallocate(e.buffered, s.flags, s.off, s.n, tag)
 	}
+}
+
+// inBuffer makes use of memory that is pinned. The page cache copies from and to the
+// mapping itself.
+func (e *uringEngine) inBuffer(sqe *uring.SQE, s *step) {
+	if !s.direct {
+		return
+	}
+	if i, ok := e.ring.Buffer(s.vec); ok {
+		sqe.InBuffer(i)
+	}
+}
+
+// Pin implements Engine.
+func (e *uringEngine) Pin(memory ...[]byte) error {
+	if e.t.direct < 0 {
+		return nil
+	}
+	return e.ring.SetBuffers(memory...)
 }
 
 func (e *uringEngine) file(s *step) uring.File {
@@ -157,8 +183,11 @@ func (e *uringEngine) next() *uring.SQE {
 
 func (e *uringEngine) watch(tag uint64) {
 	fd := e.doorbell.fd
-	if tag == tagOffload {
+	switch tag {
+	case tagOffload:
 		fd = e.off.bell.fd
+	case tagOther:
+		fd = e.other.fd
 	}
 	if sqe := e.next(); sqe != nil {
 		sqe.Poll(uring.FD(fd), unix.POLLIN, e.multi, tag)
@@ -172,8 +201,15 @@ func (e *uringEngine) complete(io *IO) {
 	e.done = append(e.done, io)
 }
 
+// Listen implements Engine.
+func (e *uringEngine) Listen(bell int) {
+	e.other.listen(bell)
+	e.watch(tagOther)
+}
+
 func (e *uringEngine) Wait(block bool) ([]*IO, bool, error) {
 	rung := false
+	e.woken = false
 	for {
 		if err := e.enter(block && len(e.done) == 0); err != nil {
 			return nil, false, err
@@ -183,7 +219,7 @@ func (e *uringEngine) Wait(block bool) ([]*IO, bool, error) {
 			return nil, false, err
 		}
 		rung = rung || bell
-		if rung || len(e.done) > 0 || !block {
+		if rung || e.woken || len(e.done) > 0 || !block {
 			break
 		}
 	}
@@ -272,9 +308,12 @@ func (e *uringEngine) watched(c *uring.CQE) (rung bool, err error) {
 		}
 		return false, fmt.Errorf("watch the doorbell: %w", unix.Errno(-c.Res))
 	}
-	if c.UserData == tagDoorbell {
+	switch c.UserData {
+	case tagDoorbell:
 		rung = e.doorbell.drain()
-	} else {
+	case tagOther:
+		e.woken = e.other.drain() || e.woken
+	default:
 		e.off.bell.drain()
 		before := len(e.done)
 		e.done = e.off.take(e.done)
@@ -308,7 +347,7 @@ func (e *uringEngine) drain() error {
 			return err
 		}
 	}
-	for _, tag := range []uint64{tagDoorbell, tagOffload} {
+	for _, tag := range []uint64{tagDoorbell, tagOffload, tagOther} { // not all are watched
 		if sqe := e.next(); sqe != nil {
 			sqe.Cancel(tag, tagCancel)
 		}

@@ -41,10 +41,10 @@ type Info struct {
 	ReadOnly   bool
 	Rotational bool
 
-	// Direct says whether requests bypass the page cache, if the disk and their
-	// alignment allow, and DirectWhy why or why not. MemAlign is what addresses and
-	// lengths of memory must be multiples of for that, OffsetAlign offsets and
-	// lengths on the disk. Others take the page cache, one by one.
+	// Direct says whether transfers bypass the page cache, and DirectWhy why or why
+	// not. MemAlign is what addresses of memory must be multiples of for that,
+	// OffsetAlign offsets and lengths on the disk. Memory that is not is copied; parts
+	// of blocks are read, modified and written.
 	Direct                bool
 	DirectWhy             string
 	MemAlign, OffsetAlign uint32

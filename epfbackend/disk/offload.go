@@ -10,8 +10,8 @@ import (
 )
 
 // offload runs operations with plain system calls on a few threads: all of them
-// for the plain engine, those without an io_uring operation for the other. The
-// engine alone calls its methods.
+// for the plain engine, those without an io_uring operation and those whose memory has
+// to be copied for the other. The engine alone calls its methods.
 type offload struct {
 	t       *target
 	max     int // threads
@@ -52,8 +52,10 @@ func (o *offload) start(io *IO) {
 
 func (o *offload) work() {
 	defer o.wg.Done()
+	c := newCopier(o.t)
+	defer c.close()
 	for io := range o.queue {
-		o.run(io)
+		o.run(io, c)
 		o.mu.Lock()
 		o.finished = append(o.finished, io)
 		first := o.ready.Add(1) == 1
@@ -64,9 +66,16 @@ func (o *offload) work() {
 	}
 }
 
-func (o *offload) run(io *IO) {
+func (o *offload) run(io *IO, c *copier) {
 	for {
-		if n, errno := o.t.do(&io.step); !o.t.finish(io, n, errno) {
+		var n int64
+		var errno unix.Errno
+		if io.step.call >= callReadCopy {
+			n, errno = c.do(&io.step)
+		} else {
+			n, errno = o.t.do(&io.step)
+		}
+		if !o.t.finish(io, n, errno) {
 			return
 		}
 		if o.stop.Load() && io.long() {

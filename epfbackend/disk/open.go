@@ -82,11 +82,28 @@ func Open(path string, o Options) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.BlockSize != 0 && o.BlockSize < d.info.LogicalBlock {
-		return Emulate(d, o.BlockSize)
-	}
-	return d, nil
+	return d.present(o.BlockSize), nil
 }
+
+// present returns the disk with blocks of the given size, or its own, if 0, or 512 for
+// a file. Drivers may access parts of larger blocks, too, which only the page cache
+// does as well as emulation.
+func (d *Disk) present(size uint32) Store {
+	own := d.info.LogicalBlock
+	switch {
+	case size == 0 && d.info.Kind == File:
+		size = sectorSize
+	case size == 0:
+		size = own
+	}
+	if size < own || d.info.Direct && d.info.OffsetAlign > sectorSize {
+		return newEmulated(d, size)
+	}
+	return d
+}
+
+// sectorSize is the unit of requests (virtio 1.4 §5.2.6).
+const sectorSize = 512
 
 // openError puts what open or stat said into words.
 func openError(path string, st *unix.Stat_t, o Options, err error) error {
@@ -201,6 +218,9 @@ func (d *Disk) tryDirect(o Options) string {
 	if mem&(mem-1) != 0 || off&(off-1) != 0 {
 		return "alignment is not a power of two"
 	}
+	if d.t.size.Load()%int64(off) != 0 {
+		return fmt.Sprintf("its size is not a multiple of the %d bytes that direct access is made of", off)
+	}
 	fd, err := openAs(d.t.buffered, o.openFlags()|unix.O_DIRECT)
 	if err != nil {
 		return fmt.Sprintf("O_DIRECT is refused: %v", err)
@@ -208,6 +228,8 @@ func (d *Disk) tryDirect(o Options) string {
 	d.t.direct = fd
 	d.t.memMask, d.t.offMask = uint64(mem-1), uint64(off-1)
 	d.info.MemAlign, d.info.OffsetAlign = mem, off
+	d.info.LogicalBlock = max(d.info.LogicalBlock, off) // for a file: smaller ones are emulated
+	d.info.PhysicalBlock = max(d.info.PhysicalBlock, off)
 	return ""
 }
 

@@ -97,9 +97,13 @@ func TestInfoOfRealDisks(t *testing.T) {
 			i := opened(t, m.path, Options{}).Info()
 			require.Equal(t, m.path, i.Path)
 			require.EqualValues(t, 4*mib, i.Size)
-			want := map[string]Kind{"ext4": File, "tmpfs": File, "loop": BlockDevice, "loop4k": BlockDevice, "partition": Partition}
+			want := map[string]Kind{
+				"ext4": File, "ext4on4k": File, "tmpfs": File,
+				"loop": BlockDevice, "loop4k": BlockDevice, "partition": Partition,
+			}
 			require.Equal(t, want[name], i.Kind)
 			require.EqualValues(t, map[bool]int{true: 4096, false: 512}[name == "loop4k"], i.LogicalBlock)
+			require.EqualValues(t, map[bool]int{true: 4096}[name == "ext4on4k"], i.NativeBlock)
 			require.GreaterOrEqual(t, i.PhysicalBlock, i.LogicalBlock)
 			require.GreaterOrEqual(t, i.MinIO, i.LogicalBlock)
 			require.False(t, i.ReadOnly)
@@ -176,7 +180,7 @@ func TestReadOnlyIsOurDoing(t *testing.T) {
 				r.must(&IO{Op: Flush})
 				require.NoError(t, r.store.Flush())
 				// Not only the check: the descriptors cannot write either.
-				d := r.store.(*Disk)
+				d := r.disk()
 				for _, fd := range []int{d.t.buffered, d.t.direct} {
 					_, err := unix.Pwrite(fd, mem, 0)
 					require.Equal(t, unix.EBADF, err)

@@ -18,7 +18,14 @@ const (
 	callDiscard // from here on: without an io_uring operation
 	callZeroOut
 	callSecureErase
+	callReadCopy // and from here on through a buffer
+	callWriteCopy
 )
+
+// transfer says whether a call reads or writes.
+func (c call) transfer() bool {
+	return c <= callWrite || c >= callReadCopy
+}
 
 // step is one system call on the way of an IO.
 type step struct {
@@ -26,7 +33,7 @@ type step struct {
 	direct bool         // by the descriptor that bypasses the page cache
 	flags  uint32       // RWF_ for transfers, FALLOC_FL_ for fallocate
 	off, n int64        // the range, in bytes
-	vec    []unix.Iovec // transfers: its memory, at most blkio.MaxVec entries
+	vec    []unix.Iovec // transfers: its memory, at most blkio.MaxVec entries, without a copy
 }
 
 // way is a way to write zeroes. They are tried in this order, from the first
@@ -59,8 +66,9 @@ type target struct {
 	buffered int // holds the disk exclusively, and is what everything but transfers goes by
 	direct   int // bypasses the page cache; -1 if there is none
 
-	memMask, offMask uint64 // what must be zero in addresses and offsets for direct
-	block            bool   // a block device, not a file
+	memMask, offMask uint64      // what must be zero in addresses and offsets for direct
+	misfit           atomic.Bool // it was not enough: all goes by the page cache from then on
+	block            bool        // a block device, not a file
 	readOnly         bool
 	size             atomic.Int64
 	cannot           atomic.Uint32 // ways of writing zeroes that the disk has refused
@@ -77,7 +85,7 @@ func (t *target) fd(s *step) int {
 // begin starts io over. It reports whether there is a step to take; if not, the
 // operation is done.
 func (t *target) begin(io *IO) bool {
-	io.Err, io.moved, io.tries, io.paged = nil, 0, 0, false
+	io.Err, io.moved, io.tries = nil, 0, 0
 	if io.Op == Flush {
 		io.step = step{call: callSync}
 		return !t.readOnly
@@ -162,16 +170,24 @@ func (t *target) planZeroes(io *IO, off, n int64) {
 	}
 }
 
-// transfer plans to read or write as much of vec as one call takes.
+// transfer plans to read or write as much of vec as one call takes. Where transfers
+// bypass the page cache, none takes it: what the kernel then finds in both places at
+// once it may lose, or fail the next flush for. So memory that is not aligned for that
+// is copied.
 func (t *target) transfer(io *IO, c call, vec []unix.Iovec, off int64) {
-	if len(vec) > blkio.MaxVec {
-		vec = vec[:blkio.MaxVec]
-	}
-	n, addrs, lengths := blkio.Shape(vec)
-	io.step = step{call: c, off: off, n: n, vec: vec}
-	io.step.direct = t.direct >= 0 && !io.paged && addrs&t.memMask == 0 && (uint64(off)|lengths)&t.offMask == 0
+	cut := vec[:min(len(vec), blkio.MaxVec)]
+	n, addrs, lengths := blkio.Shape(cut)
+	io.step = step{call: c, off: off, n: n, vec: cut}
 	if c == callWrite && io.Durable {
 		io.step.flags = unix.RWF_DSYNC
+	}
+	if t.direct < 0 || t.misfit.Load() {
+		return
+	}
+	io.step.direct = true
+	if addrs&t.memMask != 0 || lengths&t.offMask != 0 {
+		io.step.call += callReadCopy - callRead
+		io.step.vec, io.step.n = vec, min(io.Length-io.moved, copySize)
 	}
 }
 
@@ -185,7 +201,7 @@ func (t *target) finish(io *IO, n int64, errno unix.Errno) bool {
 	switch io.step.call {
 	case callSync:
 		return false
-	case callRead, callWrite:
+	case callRead, callWrite, callReadCopy, callWriteCopy:
 		if n <= 0 || n > io.step.n {
 			return io.fail(unix.EIO) // the end of the disk, which begin has excluded: it shrank
 		}
@@ -202,14 +218,13 @@ func (t *target) finish(io *IO, n int64, errno unix.Errno) bool {
 // mend decides what follows a step that failed: the same again, another way, or
 // the end.
 func (t *target) mend(io *IO, errno unix.Errno) bool {
-	transfer := io.step.call == callRead || io.step.call == callWrite
 	switch {
 	case errno == unix.EINTR || errno == unix.EAGAIN:
 		if io.tries++; io.tries < maxTries {
 			return true
 		}
-	case errno == unix.EINVAL && transfer && io.step.direct:
-		io.paged = true // it wanted more alignment than it told
+	case errno == unix.EINVAL && io.step.call.transfer() && io.step.direct:
+		t.misfit.Store(true) // it wants more alignment than it told
 		return t.plan(io)
 	case io.Op == WriteZeroes && io.way < wayWrite && io.step.call != callSync && unsupported(errno):
 		t.cannot.Or(1 << io.way)

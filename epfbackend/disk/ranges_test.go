@@ -80,7 +80,7 @@ func TestWriteZeroesKeepsOrGivesBackSpace(t *testing.T) {
 
 func TestEveryWayToWriteZeroes(t *testing.T) {
 	everywhere(t, 4*mib, func(t *testing.T, r *rig) {
-		d := r.store.(*Disk)
+		d := r.disk()
 		block := int(d.info.LogicalBlock)
 		for _, refused := range []uint32{
 			1 << wayPunch,
@@ -107,7 +107,7 @@ func TestRefusedWayIsRememberedAndNotOurFault(t *testing.T) {
 	for _, kind := range []EngineKind{URing, Plain} {
 		r := newRig(t, fileIn(t, blktest.Mount(t, "none", "tmpfs", ""), mib), Options{}, kind, 4)
 		r.must(&IO{Op: WriteZeroes, Length: mib})
-		require.EqualValues(t, 1<<wayZeroRange, r.store.(*Disk).t.cannot.Load())
+		require.EqualValues(t, 1<<wayZeroRange, r.disk().t.cannot.Load())
 	}
 }
 
@@ -117,7 +117,7 @@ func TestZeroesThatAreNotAlignedToTheDiskAreWritten(t *testing.T) {
 		want := r.filled(mib)
 		r.must(&IO{Op: WriteZeroes, Offset: 512, Length: 1024})
 		r.changed(want, 512, 1024)
-		require.Zero(t, r.store.(*Disk).t.cannot.Load(), "which says nothing of the next")
+		require.Zero(t, r.disk().t.cannot.Load(), "which says nothing of the next")
 	}
 }
 
@@ -141,7 +141,7 @@ func TestLongRangesAreCutAtMultiples(t *testing.T) {
 func TestCloseCutsLongOperationsShort(t *testing.T) {
 	for _, kind := range []EngineKind{URing, Plain} {
 		r := newRig(t, blktest.File(t, 1<<40), Options{}, kind, 4)
-		r.store.(*Disk).t.cannot.Store(1<<wayPunch | 1<<wayZeroRange)
+		r.disk().t.cannot.Store(1<<wayPunch | 1<<wayZeroRange)
 		io := &IO{Op: WriteZeroes, Length: 1 << 40}
 		r.e.Start(io)
 		for began := time.Now(); time.Since(began) < 50*time.Millisecond; {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -72,6 +73,12 @@ func media() map[string]func(t testing.TB, size int64) medium {
 	}
 	return map[string]func(t testing.TB, size int64) medium{
 		"ext4": func(t testing.TB, size int64) medium { return file(blktest.File(t, size)) },
+		"ext4on4k": func(t testing.TB, size int64) medium {
+			device := blktest.Loop(t, blktest.File(t, 32*mib), blktest.LoopOptions{BlockSize: 4096})
+			out, err := exec.Command("mkfs.ext4", "-q", "-F", device).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			return file(fileIn(t, blktest.Mount(t, device, "ext4", ""), size))
+		},
 		"tmpfs": func(t testing.TB, size int64) medium {
 			return file(fileIn(t, blktest.Mount(t, "none", "tmpfs", ""), size))
 		},
@@ -136,6 +143,14 @@ func newRigOn(t testing.TB, store Store, path string, kind EngineKind, depth int
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	return &rig{t: t, store: store, e: e, bell: bell, medium: medium{path: path, backing: path}}
+}
+
+// disk returns the disk below what may be emulated blocks.
+func (r *rig) disk() *Disk {
+	if e, ok := r.store.(*emulated); ok {
+		return e.Store.(*Disk)
+	}
+	return r.store.(*Disk)
 }
 
 // do runs the operations together, and returns when all are done.

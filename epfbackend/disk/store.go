@@ -49,9 +49,8 @@ type IO struct {
 	left  []unix.Iovec // what is left of Iov
 	cut   []unix.Iovec // backs left after a transfer that stopped inside a vector
 	lone  [1]unix.Iovec
-	way   way  // how WriteZeroes is being tried
-	tries int  // that were fruitless since the last progress
-	paged bool // to take the page cache, whatever its alignment
+	way   way // how WriteZeroes is being tried
+	tries int // that were fruitless since the last progress
 	slot  uint32
 	job   *job // that it is done by, or a part of; block size emulation only
 	span  span // that it modifies; block size emulation only
@@ -65,16 +64,29 @@ type Engine interface {
 	Start(io *IO)
 
 	// Wait hands what was started to the kernel and returns what is done, in any
-	// order. With block, it sleeps until something is done or the doorbell rings.
+	// order. With block, it sleeps until something is done or a bell rings.
 	// rung reports that the doorbell has rung, and has been drained; what rings
 	// while the engine does not sleep may be found only by the next Wait that
 	// would. done is valid until the next Wait. An error means that the engine is
 	// broken: nothing more will complete.
 	Wait(block bool) (done []*IO, rung bool, err error)
 
+	// Listen has bell end a sleep of Wait, too: an eventfd that nobody else reads and
+	// that outlives the engine. Wait drains it and does not tell, for it stands for what
+	// its caller looks at anyway. It may be called once, before the first Wait.
+	Listen(bell int)
+
 	// Ready reports whether Wait would find something without sleeping. It makes
 	// no system call.
 	Ready() bool
+
+	// Pin names the memory that operations use again and again, and nothing else: what
+	// was named before no longer counts. Where the engine can, the pages are looked up
+	// now and not for each operation, and stay as they are until then, whatever becomes
+	// of the mapping. So nothing else may be mapped there meanwhile, and pages taken out
+	// of the file behind it are not seen to be gone. Nothing may be unfinished that uses
+	// memory. An error says what could not be pinned; operations on it work all the same.
+	Pin(memory ...[]byte) error
 
 	// Name returns "io_uring", "plain" or "null".
 	Name() string

@@ -163,6 +163,36 @@ func TestLargestDepth(t *testing.T) {
 	}
 }
 
+// The other bell ends a sleep, and is not taken for the doorbell.
+func TestOtherBell(t *testing.T) {
+	engines(t, func(t *testing.T, _ Store, e Engine, bell int) {
+		other, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		require.NoError(t, err)
+		defer unix.Close(other)
+		e.Listen(other)
+		for range 3 {
+			timer := time.AfterFunc(5*time.Millisecond, func() { ring(other) })
+			done, rung, err := e.Wait(true)
+			require.NoError(t, err)
+			require.False(t, timer.Stop())
+			require.Empty(t, done)
+			require.False(t, rung)
+		}
+		ring(other)
+		ring(bell)
+		for rung := false; !rung; {
+			_, rung, err = e.Wait(true)
+			require.NoError(t, err)
+		}
+		time.AfterFunc(5*time.Millisecond, func() { ring(bell) })
+		for rung := false; !rung; { // what is left of the other one ends at most one sleep
+			_, rung, err = e.Wait(true)
+			require.NoError(t, err)
+		}
+		require.NoError(t, e.Close()) // while other is open
+	})
+}
+
 func TestBadDoorbellIsAnError(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

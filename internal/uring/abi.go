@@ -13,12 +13,16 @@ const (
 	OpReadv       Op = 1
 	OpWritev      Op = 2
 	OpFsync       Op = 3
+	OpReadFixed   Op = 4
+	OpWriteFixed  Op = 5
 	OpPollAdd     Op = 6
 	OpAsyncCancel Op = 14
 	OpFallocate   Op = 17
 	OpRead        Op = 22
 	OpWrite       Op = 23
 	OpCommand     Op = 46
+	OpReadvFixed  Op = 60 // (6.15)
+	OpWritevFixed Op = 61
 )
 
 // SetupFlags are the modes of a ring, IORING_SETUP_*.
@@ -58,10 +62,15 @@ const (
 	offSQRing = 0
 	offSQEs   = 0x10000000
 
-	registerFiles     = 2
-	unregisterFiles   = 3
-	registerEventfd   = 4
-	registerProbe     = 8
+	registerFiles   = 2
+	unregisterFiles = 3
+	registerEventfd = 4
+	registerProbe   = 8
+
+	registerBuffers2      = 15 // sparse: 5.19
+	registerBuffersUpdate = 16
+	rsrcSparse            = 1 << 0
+
 	registerRingFDs   = 20 // (5.18)
 	unregisterRingFDs = 21
 	anySlot           = ^uint32(0)
@@ -101,6 +110,22 @@ type rsrcUpdate struct {
 	data      uint64
 }
 
+// rsrcRegister is struct io_uring_rsrc_register.
+type rsrcRegister struct {
+	nr, flags uint32
+	_         uint64
+	data      uint64
+	tags      uint64
+}
+
+// rsrcUpdate2 is struct io_uring_rsrc_update2.
+type rsrcUpdate2 struct {
+	offset, _ uint32
+	data      uint64
+	tags      uint64
+	nr, _     uint32
+}
+
 // SQE is one submission queue entry, to be filled by exactly one of its
 // preparing methods.
 type SQE struct {
@@ -113,7 +138,8 @@ type SQE struct {
 	len      uint32
 	opFlags  uint32
 	userData uint64
-	_        uint64
+	buffer   uint16
+	_        [3]uint16
 	command  [2]uint64
 }
 

@@ -14,6 +14,9 @@ type Ring struct {
 	ops      uint64
 	files    bool
 
+	buffers    []buffer // registered
+	lastBuffer int      // that was found
+
 	// What enter names the ring by: fd, or a slot of the issuer's own table.
 	enterFD    int
 	enterFlags uintptr

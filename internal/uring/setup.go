@@ -168,6 +168,9 @@ func (r *Ring) Close() error {
 		return nil
 	}
 	errs := []error{r.unregisterRing()}
+	if r.buffers != nil {
+		errs = append(errs, r.SetBuffers()) // at once, not when the kernel comes to it
+	}
 	if r.files {
 		errs = append(errs, r.register(unregisterFiles, nil, 0))
 	}

@@ -48,6 +48,25 @@ func (s *SQE) transfer(one, many Op, f File, vec []unix.Iovec, off int64, flags 
 	s.len = uint32(len(vec))
 }
 
+// InBuffer says that the memory of the Read or Write that was prepared lies in the
+// registered buffer i, as Ring.Buffer has it, which saves the kernel looking its pages
+// up.
+func (s *SQE) InBuffer(i int) {
+	switch s.opcode {
+	case OpRead:
+		s.opcode = OpReadFixed
+	case OpWrite:
+		s.opcode = OpWriteFixed
+	case OpReadv:
+		s.opcode = OpReadvFixed
+	case OpWritev:
+		s.opcode = OpWritevFixed
+	default:
+		return
+	}
+	s.buffer = uint16(i)
+}
+
 // Datasync makes what was written to the file, and what is needed to find it,
 // stable (fdatasync).
 func (s *SQE) Datasync(f File, userData uint64) {

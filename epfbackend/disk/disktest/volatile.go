@@ -204,5 +204,5 @@ func (v *Volatile) NewEngine(_ disk.EngineKind, depth, doorbell int) (disk.Engin
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return &volatileEngine{v: v, doorbell: doorbell, rng: rand.New(rand.NewPCG(v.rng.Uint64(), 1))}, nil
+	return &volatileEngine{v: v, doorbell: doorbell, other: -1, rng: rand.New(rand.NewPCG(v.rng.Uint64(), 1))}, nil
 }

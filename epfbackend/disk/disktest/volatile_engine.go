@@ -15,6 +15,7 @@ type volatileEngine struct {
 	v        *Volatile
 	rng      *rand.Rand
 	doorbell int
+	other    int // see Listen; -1: none
 	active   []*active
 	done     []*disk.IO
 	out      []*disk.IO
@@ -75,14 +76,15 @@ func (e *volatileEngine) Wait(block bool) (done []*disk.IO, rung bool, err error
 	for {
 		e.move()
 		alive := !e.v.Dead()
-		rung = e.drained() || rung
-		if rung || len(e.done) > 0 || !block {
+		rung = drained(e.doorbell) || rung
+		woken := drained(e.other)
+		if rung || woken || len(e.done) > 0 || !block {
 			break
 		}
 		if alive && len(e.active) > 0 {
 			continue
 		}
-		fds := []unix.PollFd{{Fd: int32(e.doorbell), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(e.doorbell), Events: unix.POLLIN}, {Fd: int32(e.other), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			return nil, false, err
 		}
@@ -91,16 +93,22 @@ func (e *volatileEngine) Wait(block bool) (done []*disk.IO, rung bool, err error
 	return e.out, rung, nil
 }
 
+// Listen implements disk.Engine.
+func (e *volatileEngine) Listen(bell int) { e.other = bell }
+
+// Pin implements disk.Engine.
+func (e *volatileEngine) Pin(...[]byte) error { return nil }
+
 // Ready implements disk.Engine: operations move on whenever they are looked at.
 func (e *volatileEngine) Ready() bool { return len(e.done)+len(e.active) > 0 }
 
-func (e *volatileEngine) drained() bool {
-	fds := []unix.PollFd{{Fd: int32(e.doorbell), Events: unix.POLLIN}}
+func drained(bell int) bool {
+	fds := []unix.PollFd{{Fd: int32(bell), Events: unix.POLLIN}}
 	if n, _ := unix.Poll(fds, 0); n < 1 {
 		return false
 	}
 	var count [8]byte
-	n, _ := unix.Read(e.doorbell, count[:])
+	n, _ := unix.Read(bell, count[:])
 	return n == len(count)
 }
 

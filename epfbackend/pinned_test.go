@@ -1,0 +1,108 @@
+package epfbackend_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/prometheus/procfs"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend"
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/internal/rc"
+	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
+	"github.com/vblk-ep/vblk-ep/vring/vringtest"
+)
+
+// held returns how many bytes of this process the kernel holds.
+func held(t testing.TB) int {
+	p, err := procfs.Self()
+	require.NoError(t, err)
+	status, err := p.NewStatus()
+	require.NoError(t, err)
+	return int(status.VmPin)
+}
+
+func pinned() setup {
+	return setup{
+		options: epfbackend.Options{Engine: disk.URing, PinMemory: true},
+		memory:  []vringtest.Range{{Base: 0x10_0000, Size: 16 << 20}},
+		queue:   rc.QueueConfig{Indirect: 64},
+	}
+}
+
+// Pinned memory is read and written like any other, in one part or many, and whether
+// or not the engine can pin at all.
+func TestPinnedMemory(t *testing.T) {
+	engines(t, func(t *testing.T, o epfbackend.Options) {
+		s := pinned()
+		s.options.Engine = o.Engine
+		before := held(t)
+		r := newRig(t, s)
+		roundTrips(r)
+		if o.Engine == disk.URing {
+			require.Equal(t, before+16<<20, held(t))
+		}
+		require.NoError(t, r.dev.Reset())
+		require.Equal(t, before, held(t))
+	})
+}
+
+// By the time that memory is off the map nothing holds it. What is then put at its
+// place is what requests mean.
+func TestPinnedMemoryIsLetGoBeforeItGoes(t *testing.T) {
+	before := held(t)
+	r := newRig(t, pinned())
+	q := r.request(64 << 10)
+	page := q.DataAddr() &^ 4095
+	for n := range byte(20) {
+		q.Type = virtioblk.TypeOut
+		want := pattern(len(q.Data()), n)
+		copy(q.Data(), want)
+		r.finishOne(q)
+		require.Equal(t, before+16<<20, held(t))
+
+		require.NoError(t, rc.UnmapMemory(r.slot, r.mem))
+		require.Equal(t, before, held(t))
+		// Other pages at the same address, of the same file.
+		require.NoError(t, unix.Madvise(r.mem.Bytes(page, 64<<10), unix.MADV_REMOVE))
+		require.NoError(t, rc.MapMemory(r.slot, r.mem))
+
+		q.Type = virtioblk.TypeIn
+		r.finishOne(q)
+		require.True(t, bytes.Equal(want, q.Data()), "round %d", n)
+	}
+}
+
+func (r *rig) finishOne(q *rc.Request) {
+	r.t.Helper()
+	require.NoError(r.t, r.q.Submit(q))
+	r.finish([]*rc.Request{q})
+}
+
+// A client that maps and unmaps under load gets what it asked for.
+func TestPinnedMemoryUnderRemaps(t *testing.T) {
+	r := newRig(t, pinned())
+	l := newLoad(t, r.q, 16, 0)
+	loads(t, func() {
+		for n := range 50 {
+			require.NoError(t, rc.UnmapMemory(r.slot, r.mem))
+			require.NoError(t, rc.MapMemory(r.slot, r.mem))
+			if n%3 == 0 {
+				l.progress(t, 20)
+			}
+		}
+	}, l)
+}
+
+// Our own buffers are always pinned where that is possible.
+func TestBouncePoolIsPinned(t *testing.T) {
+	before := held(t)
+	r := newRig(t, setup{options: epfbackend.Options{Engine: disk.URing}, faults: transfersOnly(), queue: rc.QueueConfig{Indirect: 64}})
+	require.Equal(t, before, held(t))
+	roundTrips(r)
+	require.Greater(t, held(t), before+4<<20)
+	require.NoError(t, r.dev.Reset())
+	require.Equal(t, before, held(t))
+}
