@@ -34,7 +34,7 @@ lab: ## two guests on a PCIe link of their own, with consoles: docs/lab.md
 	$(GO) run ./internal/lab/cmd
 
 lab-test: kernel ## what the kernel's own endpoint functions and drivers do on that link
-	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' ./internal/lab/machines | scripts/quiet
+	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' -p 1 ./internal/lab/machines ./internal/lab/cmd | scripts/quiet
 
 lint: ## go vet for both machines, staticcheck, gofumpt
 	$(GO) vet ./...

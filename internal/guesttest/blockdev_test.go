@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
@@ -27,21 +28,18 @@ func TestVMBlockDevices(t *testing.T) {
 	assert.Equal(t, "partition", s.exports[0].Kind)
 	assert.Equal(t, "block device", s.exports[1].Kind)
 	g := boot(t, vm.Config{Devices: s.devices()})
-	for disk, want := range map[string]map[string]string{
+	for disk, want := range map[string]suite.Values{
 		"vda": {
 			"size": fmt.Sprint((size - mib) / 512), "logical_block_size": "512", "serial": "PART",
-			"features": with(discard, writeZeroes), "queues": "1",
+			"features": with(suite.Discard, suite.WriteZeroes), "queues": "1",
 		},
 		"vdb": {
 			"size": fmt.Sprint(size / 512), "logical_block_size": "4096", "physical_block_size": "4096",
-			"features": with(mq, discard, writeZeroes), "queues": "2",
+			"features": with(suite.MQ, suite.Discard, suite.WriteZeroes), "queues": "2",
 		},
 	} {
 		want["subsystem_vendor"], want["subsystem_device"] = "0xcafe", "0x0042"
-		got := shown(t, g, disk)
-		for name, value := range want {
-			assert.Equal(t, value, got[name], "%s of %s", name, disk)
-		}
+		suite.Image(g.sh, disk, "").Shows(t, want)
 	}
 	g.sh(t, `
 		for d in vda vdb; do
@@ -61,7 +59,7 @@ func TestVMBlockDevices(t *testing.T) {
 	require.NoError(t, unix.Truncate(native, 2*size))
 	blktest.Resize(t, nativeDevice)
 	g.sh(t, fmt.Sprintf(`
-		within 20 sh -c '[ $(lsblk -b -d -n -o SIZE /dev/vdb) = %d ]'
+		within 180 sh -c '[ $(lsblk -b -d -n -o SIZE /dev/vdb) = %d ]'
 		mount /dev/vdb /mnt
 		resize2fs /dev/vdb
 		umount /mnt

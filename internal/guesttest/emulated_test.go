@@ -2,12 +2,14 @@ package guesttest
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
@@ -16,23 +18,21 @@ import (
 // 16 bits. Another disk, of its own blocks, cannot be offered there.
 func TestVMEmulatedBlocks(t *testing.T) {
 	parallel(t, 1)
-	image4k := func(name string) (back, loop string) {
-		back = image(t, name, 128*mib)
-		return back, blktest.Loop(t, back, blktest.LoopOptions{BlockSize: 4096})
+	image4k := func(name string) string {
+		return blktest.Loop(t, image(t, name, 128*mib), blktest.LoopOptions{BlockSize: 4096})
 	}
-	files, first := image4k("files.img")
-	_, second := image4k("raw.img")
+	first, second := image4k("files.img"), image4k("raw.img")
 	s := serveIn(t, checked, ",trap-free,doorbell=16", nil, first+",block-size=512", second+",block-size=512")
 	for _, e := range s.exports {
 		assert.EqualValues(t, 512, e.LogicalBlock)
 		assert.EqualValues(t, 4096, e.PhysicalBlock)
 	}
 	g := boot(t, vm.Config{CPUs: 2, Devices: s.devices()})
-	got := shown(t, g, "vda")
-	assert.Equal(t, "512", got["logical_block_size"])
-	assert.Equal(t, "4096", got["physical_block_size"])
-	assert.Equal(t, fmt.Sprint(128*mib/512), got["size"])
-	sums := fileSystem(t, g)
+	vda := suite.Image(g.sh, "vda", first)
+	vda.Shows(t, suite.Values{
+		"logical_block_size": "512", "physical_block_size": "4096", "size": fmt.Sprint(128 * mib / 512),
+	})
+	sums := vda.Fill(t)
 	g.sh(t, `
 		# A sector is written, and its neighbours stay.
 		fill vdb 1 0
@@ -52,7 +52,11 @@ func TestVMEmulatedBlocks(t *testing.T) {
 		}
 	}
 	require.Equal(t, want, content(t, second, 0, 8192), "whole blocks around the sectors that were written")
-	t.Run("file system outside", func(t *testing.T) { checkFiles(t, files, sums) })
+	t.Run("file system outside", func(t *testing.T) {
+		blocks512 := filepath.Join(t.TempDir(), "copy.img") // the file system's may be smaller than the disk's
+		run(t, "cp", "--sparse=always", first, blocks512)
+		sums.Check(t, suite.Image(g.sh, "vda", blocks512))
+	})
 }
 
 // TestVMEmulatedFirmware has the BIOS, which takes sectors of 512 bytes only, boot a

@@ -12,67 +12,27 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
-// load keeps vda busy, above its first 32 MiB, until it is killed. It returns
-// when requests are on their way.
-const load = `
-	fio --name=load --filename=/dev/vda --direct=1 --rw=randrw --bsrange=4k-64k --offset=32m --size=32m \
-		--ioengine=libaio --iodepth=32 --numjobs=2 --time_based --runtime=1000 >/tmp/load 2>&1 &
-	busy() { [ "$(awk '{ print ($9 > 0) }' /sys/block/vda/stat)" = 1 ]; }
-	within 20 busy
-`
-
-// pattern writes data to the first 8 MiB of vda, and durably; verify reads it,
-// from the disk. Both print its checksum.
-const (
-	pattern = `
-		dd if=/dev/urandom of=/tmp/pattern bs=1M count=8 status=none
-		dd if=/tmp/pattern of=/dev/vda bs=64k oflag=direct conv=fsync status=none
-		sha256sum </tmp/pattern
-		rm /tmp/pattern
-	`
-	verify = `dd if=/dev/vda bs=64k count=128 iflag=direct status=none | sha256sum`
-)
-
 // TestVMRebind takes the device from its driver in the middle of I/O, and gives
-// it back, twenty times in turn by virtio_blk and by virtio-pci.
+// it back, twenty times in turn by virtio_blk and by virtio-pci; then the driver itself
+// goes and comes.
 func TestVMRebind(t *testing.T) {
 	eachKernel(t, func(t *testing.T, k vm.Kernel) {
 		disk := image(t, "disk.img", 64*mib)
 		s := serve(t, checked, disk+",queues=2")
 		g := boot(t, vm.Config{Kernel: k, Devices: s.devices()})
 		g.trouble = true // requests that are cut off are I/O errors to the guest
-		sum := g.sh(t, pattern)
-		round := func(i int) {
-			driver, device := "/sys/bus/virtio/drivers/virtio_blk", "$(virtio vda)"
-			if i%2 == 1 {
-				driver, device = "/sys/bus/pci/drivers/virtio-pci", "$(basename $(pci vda))"
-			}
-			g.sh(t, load+fmt.Sprintf(`
-				device=%[2]s
-				echo $device >%[1]s/unbind
-				within 20 test ! -e /sys/block/vda
-				killall -q fio || true
-				within 20 sh -c '! pidof fio >/dev/null'
-				echo $device >%[1]s/bind
-				within 20 test -b /dev/vda
-				[ "$(cat /sys/block/vda/device/status)" = 0x0000000f ]
-			`, driver, device))
-			assert.Equal(t, sum, g.sh(t, verify), "round %d", i)
-		}
-		round(0)
-		round(1)
+		vda := suite.Image(g.sh, "vda", disk)
+		kept := vda.Keep(t)
+		vda.Rebind(t, kept, 0, 2)
 		open := s.descriptors(t)
-		for i := 2; i < 20; i++ {
-			round(i)
-		}
+		vda.Rebind(t, kept, 2, 20)
 		assert.Len(t, s.descriptors(t), len(open), "descriptors after 20 rounds; after 2 there were %v", open)
-		g.sh(t, `
-			fio --name=after --filename=/dev/vda --direct=1 --rw=randrw --bsrange=4k-64k --offset=32m --size=32m \
-				--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1
-		`)
+		vda.Reload(t, kept, 3)
+		vda.Verified(t)
 		g.powerOff(t)
 		s.stop(t)
 	})
@@ -88,31 +48,32 @@ func TestVMRestarts(t *testing.T) {
 	cfg := vm.Config{CPUs: 1, Devices: s.devices(), Reboot: true}
 
 	g := boot(t, cfg)
-	sum := g.sh(t, pattern)
-	g.sh(t, load)
+	vda := suite.Image(g.sh, "vda", disk)
+	kept := vda.Keep(t)
+	vda.Load(t)
 	g.tell(t, "reboot -f")
 	g.up(t)
-	assert.Equal(t, sum, g.sh(t, verify), "after a reboot")
+	assert.Equal(t, kept, vda.Kept(t), "after a reboot")
 	for range 3 {
-		g.sh(t, load)
+		vda.Load(t)
 		_, err := g.QMP(t.Context(), "system_reset", nil)
 		require.NoError(t, err)
 		g.up(t)
-		assert.Equal(t, sum, g.sh(t, verify), "after a reset")
+		assert.Equal(t, kept, vda.Kept(t), "after a reset")
 	}
 	g.quiet(t)
 	for range 3 {
-		g.sh(t, load)
+		vda.Load(t)
 		g.Kill()
 		_, err := g.Wait()
 		require.Error(t, err, "a guest that is killed has not ended well")
 		s.alive(t)
 		g = boot(t, cfg)
-		assert.Equal(t, sum, g.sh(t, verify), "after a guest that was killed")
+		assert.Equal(t, kept, vda.Kept(t), "after a guest that was killed")
 	}
 	g.powerOff(t)
 
-	assert.True(t, settles(5*time.Second, func() bool { return len(s.descriptors(t)) <= s.idle }),
+	assert.True(t, settles(stopTime, func() bool { return len(s.descriptors(t)) <= s.idle }),
 		"before the first guest, %d descriptors; after the last: %v", s.idle, s.descriptors(t))
 	assert.Empty(t, s.complaints())
 	want := fresh.goroutines(t)
@@ -127,7 +88,7 @@ func TestVMStop(t *testing.T) {
 	disk := image(t, "disk.img", 64*mib)
 	s := serve(t, checked, disk+",queues=2")
 	g := boot(t, vm.Config{Devices: s.devices()})
-	g.sh(t, load)
+	suite.Image(g.sh, "vda", disk).Load(t)
 	// Each block says which one it is, and is announced when its flush is done.
 	g.tell(t, `
 		i=0
@@ -151,7 +112,7 @@ func TestVMStop(t *testing.T) {
 		return true
 	}
 	for last < 50 {
-		require.True(t, hear(time.Minute))
+		require.True(t, hear(guestTime))
 	}
 	s.signal(t, unix.SIGTERM)
 	s.wait(t)

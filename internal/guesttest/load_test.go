@@ -2,12 +2,13 @@ package guesttest
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
@@ -61,7 +62,7 @@ func TestVMSeveralGuests(t *testing.T) {
 		out, status := g.listen(t)
 		assert.Zero(t, status, "%s", out)
 	}
-	gs[1].sh(t, load)
+	suite.Image(gs[1].sh, "vda", disks[1]).Load(t)
 	gs[1].Kill()
 	gs[0].sh(t, `
 		fio --name=v --filename=/dev/vda --direct=1 --rw=randrw --bsrange=4k-64k --size=8m --offset=24m \
@@ -79,7 +80,7 @@ const (
 	memoryLimit  = 64 * mib
 	memoryGrowth = 3 * mib // between the end of the warm-up and the end
 
-	warmUp, loadTime = 10 * time.Second, 25 * time.Second
+	warmUp, loadTime = 10_000, 25_000 // requests
 )
 
 // TestVMMemory bounds the memory of the program as it is shipped, with four
@@ -89,20 +90,26 @@ func TestVMMemory(t *testing.T) {
 	s := serve(t, shipped, image(t, "disk.img", 256*mib)+",queues=4,queue-size=256")
 	idle := s.memory(t)
 	g := boot(t, vm.Config{CPUs: 4, Devices: s.devices()})
-	g.tell(t, fmt.Sprintf(`
+	g.sh(t, `
 		fio --name=load --filename=/dev/vda --direct=1 --rw=randrw --bsrange=4k-128k --size=64m --offset_increment=64m \
-			--numjobs=4 --ioengine=libaio --iodepth=256 --iodepth_batch_complete_min=8 --time_based --runtime=%d \
-			--cpus_allowed=0-3 --cpus_allowed_policy=split --group_reporting --output-format=terse
-	`, int((warmUp+loadTime+5*time.Second).Seconds())))
-	time.Sleep(warmUp)
-	warm := s.memory(t)
-	most := warm
-	for end := time.Now().Add(loadTime); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		most = max(most, s.memory(t))
+			--numjobs=4 --ioengine=libaio --iodepth=256 --iodepth_batch_complete_min=8 --time_based --runtime=3000 \
+			--cpus_allowed=0-3 --cpus_allowed_policy=split --group_reporting --output-format=terse >/tmp/load 2>&1 &
+	`)
+	most := int64(0)
+	// until returns the server's memory after so many requests.
+	until := func(requests int) (last int64) {
+		for done := 0; done < requests; {
+			var err error
+			done, err = strconv.Atoi(g.value(t, "awk '{ print $1 + $5 }' /sys/block/vda/stat"))
+			require.NoError(t, err)
+			last = s.memory(t)
+			most = max(most, last)
+		}
+		return last
 	}
-	last := s.memory(t)
-	out, status := g.listen(t)
-	require.Zero(t, status, "%s", out)
+	warm := until(warmUp)
+	last := until(warmUp + loadTime)
+	g.sh(t, "killall -INT fio; within 180 sh -c '! pidof fio >/dev/null'; ! grep -i error /tmp/load")
 	t.Logf("memory: idle %d KiB, warm %d KiB, at most %d KiB, at the end %d KiB", idle>>10, warm>>10, most>>10, last>>10)
 	assert.Less(t, most, int64(memoryLimit))
 	assert.Less(t, last-warm, int64(memoryGrowth))

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		defer func() { _ = os.RemoveAll(scratch) }()
 		goroutines := runtime.NumGoroutine()
 		code := m.Run()
-		if code == 0 && !settles(2*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines }) {
+		if code == 0 && !settles(stopTime, func() bool { return runtime.NumGoroutine() <= goroutines }) {
 			stacks := make([]byte, 1<<20)
 			fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", stacks[:runtime.Stack(stacks, true)])
 			return 1

@@ -3,7 +3,6 @@ package guesttest
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
@@ -22,68 +22,22 @@ const (
 	maxZeroes  = 32 << 20
 )
 
-// show prints what the guest's kernel made of a disk, as NAME=VALUE.
-const show = `
-	d=%s; q=/sys/block/$d/queue; p=$(pci $d)
-	echo driver=$(basename $(readlink /sys/block/$d/device/driver))
-	echo pci_driver=$(basename $(readlink $p/driver))
-	for f in vendor device revision class subsystem_vendor subsystem_device; do
-		echo $f=$(cat $p/$f)
-	done
-	echo vectors=$(ls $p/msi_irqs | wc -l)
-	for f in features status; do
-		echo $f=$(cat /sys/block/$d/device/$f)
-	done
-	for f in size ro serial cache_type; do
-		echo $f=$(cat /sys/block/$d/$f)
-	done
-	for f in logical_block_size physical_block_size minimum_io_size optimal_io_size \
-		discard_granularity discard_max_bytes write_zeroes_max_bytes write_cache max_segments; do
-		echo $f=$(cat $q/$f)
-	done
-	echo queues=$(ls /sys/block/$d/mq | wc -l)
-	echo depth=$(cat /sys/block/$d/mq/0/nr_tags)
-	lsblk -b -d -P -o SIZE,RO,DISC-GRAN,DISC-MAX,LOG-SEC,PHY-SEC,MIN-IO,OPT-IO /dev/$d |
-		sed 's/" /\n/g; s/"//g' | sed 's/^/lsblk_/'
-`
-
-// Feature bits, by the names of the specification (virtio 1.4 §5.2.3, §6).
-const (
-	segMax, readOnly, blkSize, flush, topology, configWCE, mq, discard, writeZeroes = 2, 5, 6, 9, 10, 11, 12, 13, 14
-
-	indirectDesc, eventIdx, version1, accessPlatform, orderPlatform, ringReset = 28, 29, 32, 33, 36, 40
-)
-
-// with returns the features that stock drivers accept of every disk, and more,
-// as bits has them.
+// with returns the features that stock drivers accept of every disk, and more.
 func with(more ...int) string {
-	set := append([]int{
-		segMax, blkSize, flush, topology, configWCE,
-		indirectDesc, eventIdx, version1, accessPlatform, orderPlatform, ringReset,
-	}, more...)
-	slices.Sort(set)
-	return fmt.Sprint(set)
+	return suite.Features(append([]int{
+		suite.SegMax, suite.BlkSize, suite.Flush, suite.Topology, suite.ConfigWCE,
+		suite.IndirectDesc, suite.EventIdx, suite.Version1, suite.AccessPlatform, suite.OrderPlatform, suite.RingReset,
+	}, more...)...)
 }
 
-// bits lists the numbers of the ones in what sysfs shows of the features.
-func bits(features string) string {
-	var set []int
-	for i, c := range features {
-		if c == '1' {
-			set = append(set, i)
-		}
-	}
-	return fmt.Sprint(set)
-}
-
-// expected is what show has to print for a disk with the options that differ
+// expected is what a guest has to make of a disk with the options that differ
 // from the usual. unit is the block size of the file system that holds the image.
-func expected(size, unit int64, differ map[string]string) map[string]string {
-	want := map[string]string{
+func expected(size, unit int64, differ suite.Values) suite.Values {
+	want := suite.Values{
 		"driver": "virtio_blk", "pci_driver": "virtio-pci",
 		"vendor": "0x1af4", "device": "0x1042", "revision": "0x01", "class": "0x018000",
 		"subsystem_vendor": "0x1af4", "subsystem_device": "0x1042",
-		"vectors": "2", "features": with(discard, writeZeroes), "status": "0x0000000f",
+		"vectors": "2", "features": with(suite.Discard, suite.WriteZeroes), "status": "0x0000000f",
 		"size": fmt.Sprint(size / 512), "ro": "0",
 		"logical_block_size": "512", "physical_block_size": fmt.Sprint(unit),
 		"minimum_io_size": fmt.Sprint(unit), "optimal_io_size": "0",
@@ -93,23 +47,7 @@ func expected(size, unit int64, differ map[string]string) map[string]string {
 		"max_segments": "254", "queues": "1", "depth": "256",
 	}
 	maps.Copy(want, differ)
-	for column, value := range map[string]string{
-		"SIZE": fmt.Sprint(size), "RO": want["ro"],
-		"DISC-GRAN": want["discard_granularity"], "DISC-MAX": want["discard_max_bytes"],
-		"LOG-SEC": want["logical_block_size"], "PHY-SEC": want["physical_block_size"],
-		"MIN-IO": want["minimum_io_size"], "OPT-IO": want["optimal_io_size"],
-	} {
-		want["lsblk_"+column] = value
-	}
 	return want
-}
-
-// shown returns what the guest's kernel made of a disk.
-func shown(t *testing.T, g *guest, disk string) map[string]string {
-	t.Helper()
-	got := fields(g.sh(t, fmt.Sprintf(show, disk)))
-	got["features"] = bits(got["features"])
-	return got
 }
 
 // TestVMProbe shows that stock drivers find what was configured, on several
@@ -120,21 +58,21 @@ func TestVMProbe(t *testing.T) {
 		const size = 96 * mib
 		disks := []struct {
 			options string
-			differ  map[string]string
+			differ  suite.Values
 		}{
-			{"", map[string]string{}},
-			{"readonly,serial=LOCKED,queues=2,queue-size=64", map[string]string{
+			{"", suite.Values{}},
+			{"readonly,serial=LOCKED,queues=2,queue-size=64", suite.Values{
 				"serial": "LOCKED", "ro": "1", "queues": "2", "vectors": "3", "depth": "64", "max_segments": "62",
 				"discard_granularity": "0", "discard_max_bytes": "0", "write_zeroes_max_bytes": "0",
-				"features": with(readOnly, mq),
+				"features": with(suite.ReadOnly, suite.MQ),
 			}},
-			{"cache=writethrough,serial=THROUGH,queue-size=1024", map[string]string{
+			{"cache=writethrough,serial=THROUGH,queue-size=1024", suite.Values{
 				"serial": "THROUGH", "depth": "1024", "write_cache": "write through", "cache_type": "write through",
 			}},
-			{"block-size=4K,serial=twenty-characters-00,queues=4,queue-size=128", map[string]string{
+			{"block-size=4K,serial=twenty-characters-00,queues=4,queue-size=128", suite.Values{
 				"serial": "twenty-characters-00", "logical_block_size": "4096", "physical_block_size": "4096",
 				"queues": "4", "vectors": "5", "depth": "128", "max_segments": "126",
-				"features": with(mq, discard, writeZeroes),
+				"features": with(suite.MQ, suite.Discard, suite.WriteZeroes),
 			}},
 		}
 		var images, args []string
@@ -155,19 +93,11 @@ func TestVMProbe(t *testing.T) {
 				if want["serial"] == "" {
 					want["serial"] = s.exports[i].Serial
 				}
-				assert.Equal(t, want, shown(t, g, "vd"+string(rune('a'+i))))
+				assert.Equal(t, want, suite.Image(g.sh, "vd"+string(rune('a'+i)), images[i]).Shown(t))
 			})
 		}
 		t.Run("read-only", func(t *testing.T) {
-			out := g.sh(t, `
-				blockdev --setrw /dev/vdb
-				for c in "dd if=/dev/zero of=/dev/vdb bs=4k count=4 oflag=direct" "blkdiscard -f /dev/vdb" \
-					"blkdiscard -f -z /dev/vdb" "mkfs.ext4 -q -F /dev/vdb"; do
-					if $c; then echo "not refused: $c"; exit 1; fi
-				done
-				dd if=/dev/vdb bs=21 count=1 status=none
-			`)
-			assert.Contains(t, out, "not to be overwritten", "it can be read")
+			suite.Image(g.sh, "vdb", images[1]).ReadOnly(t)
 			assert.Equal(t, locked, digest(t, images[1]), "the image is what it was")
 		})
 		t.Run("resize", func(t *testing.T) { resize(t, s, g, images[0], size) })
@@ -178,45 +108,32 @@ func TestVMProbe(t *testing.T) {
 }
 
 // hangups is how often the server is told to look at the size of a disk.
-const hangups = 6
+const hangups = 20
 
-// resize changes the size of the image of vda, with a file system on it.
+// resize changes the size of the image of vda.
 func resize(t *testing.T, s *server, g *guest, image string, size int64) {
-	g.sh(t, "mkfs.ext4 -q -b 4096 /dev/vda; mount /dev/vda /mnt; echo before >/mnt/file")
-	seen := func(bytes int64) string {
-		return fmt.Sprintf("within 20 sh -c '[ $(lsblk -b -d -n -o SIZE /dev/vda) = %d ]'\n", bytes)
-	}
+	vda := suite.Image(g.sh, "vda", image)
+	truncate := func(bytes int64) { require.NoError(t, unix.Truncate(image, bytes)) }
+	vda.Grow(t, size, 2*size, truncate)
+	// On SIGHUP at once. There are many, so that a machine that stands still for some
+	// seconds does not matter.
 	size *= 2
-	require.NoError(t, unix.Truncate(image, size))
-	g.sh(t, seen(size)) // without being told
-	// On SIGHUP at once: one look a second would take longer to see all of these.
-	begin := time.Now()
+	began := time.Now()
 	for range hangups {
 		size += mib
-		require.NoError(t, unix.Truncate(image, size))
+		truncate(size)
 		s.signal(t, unix.SIGHUP)
 		noticed := fmt.Sprintf("bytes=%d\n", size)
-		require.True(t, settles(5*time.Second, func() bool { return strings.Contains(s.log.String(), noticed) }))
+		require.True(t, settles(readyTime, func() bool { return strings.Contains(s.log.String(), noticed) }))
 	}
-	assert.Less(t, time.Since(begin), (hangups-1)*time.Second)
-	size *= 2
-	require.NoError(t, unix.Truncate(image, size))
-	s.signal(t, unix.SIGHUP)
-	out := g.sh(t, seen(size)+`
-		resize2fs /dev/vda
-		dd if=/dev/urandom of=/mnt/large bs=1M count=150 status=none
-		cat /mnt/file
-		umount /mnt
-		e2fsck -fn /dev/vda
-	`)
-	assert.Contains(t, out, "before")
-	run(t, "e2fsck", "-fn", image)
-	assert.Regexp(t, fmt.Sprintf(`Block count: +%d\s`, size/4096), run(t, "dumpe2fs", "-h", image))
+	assert.Less(t, time.Since(began), (hangups-1)*time.Second, "looks that are a second apart cannot be as fast")
+	vda.Sized(t, size)
 
 	size /= 4 << 20
 	size <<= 20
-	require.NoError(t, unix.Truncate(image, size))
-	g.sh(t, seen(size)+`
+	truncate(size)
+	vda.Sized(t, size)
+	g.sh(t, `
 		dd if=/dev/vda of=/dev/null bs=1M iflag=direct status=none
 		if dd if=/dev/zero of=/dev/vda bs=512 count=1 seek=$(cat /sys/block/vda/size) oflag=direct; then exit 1; fi
 	`)

@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	readyTime = 30 * time.Second // for a server to announce its exports
-	stopTime  = 30 * time.Second // for it to flush and exit
+	readyTime = 2 * time.Minute // for a server to announce its exports
+	stopTime  = 2 * time.Minute // for it to flush and exit
 )
 
 // export is what a server announces of a disk.
@@ -137,7 +137,7 @@ func (s *server) devices() []string {
 // if it may.
 func (s *server) stop(t *testing.T) {
 	t.Helper()
-	assert.True(t, settles(5*time.Second, func() bool { return len(s.descriptors(t)) <= s.idle }),
+	assert.True(t, settles(stopTime, func() bool { return len(s.descriptors(t)) <= s.idle }),
 		"the server had %d descriptors before its first guest, and now: %v", s.idle, s.descriptors(t))
 	s.signal(t, syscall.SIGTERM)
 	s.wait(t)

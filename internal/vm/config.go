@@ -59,7 +59,7 @@ type Config struct {
 	// Reboot lets the guest reset itself; the work then starts again. Without
 	// it, a reset ends the run with an error.
 	Reboot bool
-	// Timeout ends the run with an error; 0 means two minutes.
+	// Timeout ends the run with an error; 0 means five minutes.
 	Timeout time.Duration
 }
 
@@ -120,7 +120,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.CPUs = 2
 	}
 	if c.Timeout == 0 {
-		c.Timeout = 2 * time.Minute
+		c.Timeout = 5 * time.Minute
 	}
 	return c, nil
 }

@@ -17,15 +17,15 @@ var (
 	errStuck   = errors.New("the guest did not power off after its work")
 )
 
-// ErrStillborn says that a kernel neither ran its first process within birthTime
-// nor said why, or that one of its processors tripped over an instruction that
+// ErrStillborn says that a kernel has not run its first process and said nothing for
+// birthTime, or that one of its processors tripped over an instruction that
 // another was changing. Under emulation both happen about once in a hundred boots
 // of several processors on a busy machine, also without any device of ours. So far
 // nothing but the bus's own code has looked at a device: [Run] and [UntilBorn] try
 // again, and a guest that may reset itself is reset.
 var ErrStillborn = errors.New("the kernel did not get as far as its first process")
 
-var birthTime = time.Minute // shorter in a test
+var birthTime = 45 * time.Second // shorter in a test
 
 // maxBirths is how often a guest is started that is stillborn.
 const maxBirths = 3
@@ -38,22 +38,26 @@ func (v *VM) births() int {
 // watchBirth sees to it that no kernel hangs before its first process, neither
 // after the start nor after a reset.
 func (v *VM) watchBirth(ctx context.Context) {
-	for before, try := 0, 1; ; before = v.births() {
+	for before, said, try := 0, 0, 1; ; {
 		select {
 		case <-v.qmp.resets:
+			before = v.births()
 			continue
 		case <-time.After(birthTime):
 		case <-ctx.Done():
 			return
 		}
+		heard := len(v.console.String())
 		switch {
 		case v.births() > before:
 			try = 1
 			select {
 			case <-v.qmp.resets:
+				before = v.births()
 			case <-ctx.Done():
 				return
 			}
+		case heard > said: // it is slow
 		case v.cfg.Reboot && try < maxBirths:
 			try++
 			_, _ = v.QMP(ctx, "system_reset", nil) // the next look tells
@@ -61,6 +65,7 @@ func (v *VM) watchBirth(ctx context.Context) {
 			v.cancel(ErrStillborn)
 			return
 		}
+		said = heard
 	}
 }
 

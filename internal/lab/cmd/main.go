@@ -28,10 +28,10 @@ func main() {
 	trap := flag.Uint("trap", 0, "a bit for each BAR that is trapped, so that its ranges can move while the link is up")
 	doorbell16 := flag.Bool("doorbell16", false, "the controller's doorbell takes writes of 16 bits, too")
 	forgetful := flag.Bool("forgetful", false, "a reset of the root complex takes away what the endpoint programmed")
-	kernel := flag.String("rc", "newest", "the root complex's stock kernel: newest or arm64")
+	kernel := flag.String("rc", "newest", "the root complex's stock kernel: newest, debian12 or arm64")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := run(ctx, *kernel, machines.Config{TrapBARs: uint8(*trap), Doorbell16: *doorbell16, Forgetful: *forgetful})
+	err := run(ctx, *kernel, machines.Config{TrapBARs: uint8(*trap), Doorbell16: *doorbell16, Forgetful: *forgetful}, os.Stdin, os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)
@@ -39,7 +39,13 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, rcKernel string, cfg machines.Config) (err error) {
+// run starts both guests and executes the lines that are typed.
+func run(ctx context.Context, rcKernel string, cfg machines.Config, typed io.Reader, out io.Writer) (err error) {
+	dir, err := os.MkdirTemp("", "lab-disk-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	kernels, err := machines.Build(ctx, rcKernel)
 	if err != nil {
 		return err
@@ -59,26 +65,34 @@ func run(ctx context.Context, rcKernel string, cfg machines.Config) (err error) 
 		return err
 	}
 	defer rc.close()
-	fmt.Printf("Consoles (for example with screen): endpoint %s, root complex %s\n", ep.name, rc.name)
+	fmt.Fprintf(out, "Consoles (for example with screen): endpoint %s, root complex %s\n", ep.name, rc.name)
 	cfg.Kernels = kernels
 	cfg.EP = vm.Config{Timeout: forever, LiveConsole: ep, Files: map[string]string{
 		"epf-test": filepath.Join(scripts, "epf-test"), "epf-nvme": filepath.Join(scripts, "epf-nvme"),
 	}}
-	cfg.RC = vm.Config{Timeout: forever, LiveConsole: rc, Reboot: true, Files: map[string]string{
-		"pci_endpoint_test.ko": kernels.TestDriver, "kselftest": kernels.TestProgram,
-	}}
+	cfg.RC = vm.Config{Timeout: forever, LiveConsole: rc, Reboot: true, Modules: []string{"nvme"}, Files: make(map[string]string)}
+	if kernels.TestDriver != "" {
+		cfg.RC.Files["pci_endpoint_test.ko"], cfg.RC.Files["kselftest"] = kernels.TestDriver, kernels.TestProgram
+	}
+	if err := cfg.AddProgram(ctx, dir); err != nil {
+		return err
+	}
 	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	p, err := machines.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	if err := p.Partition(ctx); err != nil {
+		return err
+	}
 	go ep.typeTo(func() *machines.Guest { return p.EP() })
 	go rc.typeTo(func() *machines.Guest { return p.RC() })
-	return prompt(ctx, p, os.Stdin)
+	return prompt(ctx, p, typed, out)
 }
 
 const help = `ep COMMAND, rc COMMAND   run a shell command in a guest; scripts are in /work:
+                         "ep vblk-ep serve --disk /dev/vda2 &", then "rc lsblk";
                          "ep sh epf-nvme start /dev/nullb0", "ep sh epf-test start"
 drop, restore            take the link down, let it come back
 stall, go                make DMA stand still, go on
@@ -89,8 +103,8 @@ stats                    what went over the link
 quit`
 
 // prompt executes lines until the end or "quit".
-func prompt(ctx context.Context, p *machines.Pair, from io.Reader) error {
-	fmt.Println(help)
+func prompt(ctx context.Context, p *machines.Pair, from io.Reader, out io.Writer) error {
+	fmt.Fprintln(out, help)
 	lines := make(chan string)
 	go func() {
 		defer close(lines)
@@ -99,7 +113,7 @@ func prompt(ctx context.Context, p *machines.Pair, from io.Reader) error {
 		}
 	}()
 	for {
-		fmt.Print("lab> ")
+		fmt.Fprint(out, "lab> ")
 		select {
 		case <-ctx.Done():
 			return nil
@@ -108,8 +122,8 @@ func prompt(ctx context.Context, p *machines.Pair, from io.Reader) error {
 			if !ok || verb == "quit" {
 				return nil
 			}
-			if err := execute(ctx, p, verb, strings.TrimSpace(rest)); err != nil {
-				fmt.Println(err)
+			if err := execute(ctx, p, verb, strings.TrimSpace(rest), out); err != nil {
+				fmt.Fprintln(out, err)
 			}
 		}
 	}
@@ -117,13 +131,13 @@ func prompt(ctx context.Context, p *machines.Pair, from io.Reader) error {
 
 var errUsage = errors.New(help)
 
-func execute(ctx context.Context, p *machines.Pair, verb, rest string) error {
+func execute(ctx context.Context, p *machines.Pair, verb, rest string, out io.Writer) error {
 	switch verb {
 	case "":
 	case "ep":
-		return inGuest(ctx, p.EP(), rest)
+		return inGuest(ctx, p.EP(), rest, out)
 	case "rc":
-		return inGuest(ctx, p.RC(), rest)
+		return inGuest(ctx, p.RC(), rest, out)
 	case "drop", "restore":
 		p.Lab.DropLink(verb == "drop")
 	case "stall", "go":
@@ -137,7 +151,7 @@ func execute(ctx context.Context, p *machines.Pair, verb, rest string) error {
 	case "reset":
 		return p.ResetRC(ctx)
 	case "stats":
-		fmt.Printf("%+v\n", p.Lab.Stats())
+		fmt.Fprintf(out, "%+v\n", p.Lab.Stats())
 	default:
 		return power(p, verb+" "+rest)
 	}
@@ -160,12 +174,12 @@ func power(p *machines.Pair, what string) error {
 	return nil
 }
 
-func inGuest(ctx context.Context, g *machines.Guest, script string) error {
+func inGuest(ctx context.Context, g *machines.Guest, script string, to io.Writer) error {
 	if g == nil {
 		return errors.New("it is not running")
 	}
 	out, err := g.Run(ctx, script)
-	fmt.Print(out)
+	fmt.Fprint(to, out)
 	var failed *machines.Failure
 	if errors.As(err, &failed) {
 		return fmt.Errorf("status %d", failed.Status)

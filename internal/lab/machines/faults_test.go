@@ -19,7 +19,7 @@ func write(disk string) string {
 
 func read(disk string) string {
 	return `
-		within 90 test -b ` + disk + `
+		within 180 test -b ` + disk + `
 		dd if=` + disk + ` bs=1M count=4 iflag=direct status=none | sha256sum
 	`
 }
@@ -86,7 +86,7 @@ func TestVMFaults(t *testing.T) {
 		busy(t)
 		r.KillEP()
 		r.rc(`
-			within 10 sh -c 'setpci -s 1:0.0 0.l | grep -x ffffffff'
+			within 180 sh -c 'setpci -s 1:0.0 0.l | grep -x ffffffff'
 			killall fio
 			echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove
 			! test -e /dev/nvme0n1

@@ -18,7 +18,7 @@ func TestVMFunctions(t *testing.T) {
 	r.ep("FUNCTIONS=3 MSIX=64 sh epf-test start")
 	r.rc(`
 		insmod pci_endpoint_test.ko
-		within 60 test -c /dev/pci-endpoint-test.2
+		within 180 test -c /dev/pci-endpoint-test.2
 	`)
 	require.Equal(t, 3, strings.Count(r.rc("lspci -n -s 1:"), "104c:b500"))
 

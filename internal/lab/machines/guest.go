@@ -16,6 +16,7 @@ import (
 // after each a line with its number and its status. What a script leaves running
 // goes on. On a console that somebody looks at, there is a shell.
 const servant = `
+	PATH=$PATH:/work
 	if [ -n "$CONSOLE_SHELL" ]; then
 		tty=/dev/$(cat /sys/class/tty/console/active)
 		while :; do setsid sh -c "exec sh -i <$tty >$tty 2>&1"; done &

@@ -13,7 +13,7 @@ func (r *rig) kselftest(args string) (passed string, skipped []string) {
 	r.t.Helper()
 	out, status := r.tryRC(`
 		[ -e /sys/module/pci_endpoint_test ] || insmod pci_endpoint_test.ko
-		within 30 test -c /dev/pci-endpoint-test.0
+		within 180 test -c /dev/pci-endpoint-test.0
 		time ./kselftest ` + args)
 	r.t.Log(out)
 	require.Zero(r.t, status)
@@ -53,7 +53,7 @@ func TestVMKselftestMapped(t *testing.T) {
 		r.ep("sh epf-test stop")
 		r.rc(`
 			for f in /sys/bus/pci/devices/0000:0[1-4]:00.0; do echo 1 >$f/remove; done
-			within 10 test ! -e /dev/pci-endpoint-test.0
+			within 180 test ! -e /dev/pci-endpoint-test.0
 		`)
 	}
 }

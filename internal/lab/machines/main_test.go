@@ -11,12 +11,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
 // guestTime is how long a guest may live. It is long because machines that test are
 // slow and busy.
-const guestTime = 10 * time.Minute
+const guestTime = 30 * time.Minute
 
 // rig is a pair of guests of one test.
 type rig struct {
@@ -84,22 +85,34 @@ func (r *rig) evidence() {
 			r.t.Logf("%s has ended: %v\n", name, err)
 			continue
 		}
-		out, err := g.Run(ctx, "dmesg | tail -n 40")
+		out, err := g.Run(ctx, "cat /tmp/vblk.* 2>/dev/null; dmesg | tail -n 40")
 		r.t.Logf("%s: %v\n%s", name, err, out)
 	}
 	r.t.Logf("link: %+v", r.Lab.Stats())
 }
 
 // scriptTime bounds one script in a guest.
-const scriptTime = 5 * time.Minute
+const scriptTime = 10 * time.Minute
 
 func (r *rig) run(g *Guest, script string) string {
 	r.t.Helper()
+	out, status := r.try(g, script)
+	require.Zero(r.t, status, "%s\n%s", script, out)
+	return out
+}
+
+// try runs a script that may fail.
+func (r *rig) try(g *Guest, script string) (out string, status int) {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), scriptTime)
 	defer cancel()
-	out, err := g.Run(ctx, prelude+script)
+	out, err := g.Run(ctx, suite.Prelude+script)
+	var f *Failure
+	if errors.As(err, &f) {
+		return f.Output, f.Status
+	}
 	require.NoError(r.t, err)
-	return out
+	return out, 0
 }
 
 // ep and rc run a script in a guest, which must succeed, and return what it
@@ -110,28 +123,5 @@ func (r *rig) rc(script string) string { r.t.Helper(); return r.run(r.RC(), scri
 // tryRC runs a script that may fail.
 func (r *rig) tryRC(script string) (out string, status int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), scriptTime)
-	defer cancel()
-	out, err := r.RC().Run(ctx, prelude+script)
-	var f *Failure
-	if errors.As(err, &f) {
-		return out, f.Status
-	}
-	require.NoError(r.t, err)
-	return out, 0
+	return r.try(r.RC(), script)
 }
-
-// prelude is what scripts of the tests may use.
-const prelude = `
-	# within SECONDS COMMAND...: repeats the command until it succeeds
-	within() {
-		local end=$(($(date +%s) + $1))
-		shift
-		until "$@"; do
-			[ $(date +%s) -lt $end ] || { echo "gave up on: $*"; return 1; }
-			sleep 0.1
-		done
-	}
-	# The shell prefers commands of its own to these, which can do more.
-	dd() { /usr/bin/dd "$@"; }
-`

@@ -1,8 +1,6 @@
 package machines
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,15 +13,11 @@ func nvme(t *testing.T) *rig { t.Helper(); return nvmeWith(t, func(*Config) {}) 
 func nvmeWith(t *testing.T, edit func(*Config)) *rig {
 	t.Helper()
 	r := start(t, "newest", func(c *Config) {
-		image := filepath.Join(t.TempDir(), "disk")
-		require.NoError(t, os.WriteFile(image, nil, 0o600))
-		require.NoError(t, os.Truncate(image, 256<<20))
-		c.EP.Args = []string{"-blockdev", "driver=file,node-name=disk,filename=" + image}
-		c.EP.Devices = []string{"virtio-blk-pci,drive=disk,disable-legacy=on"}
+		require.NoError(t, c.AddDisk(t.TempDir()))
 		edit(c)
 	})
 	r.ep("sh epf-nvme start /dev/vda")
-	r.rc("within 60 test -b /dev/nvme0n1")
+	r.rc("within 180 test -b /dev/nvme0n1")
 	return r
 }
 

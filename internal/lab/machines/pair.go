@@ -28,6 +28,8 @@ type Config struct {
 	EP, RC vm.Config
 	// Log is told what happens on the link; nil: nobody is.
 	Log *slog.Logger
+
+	disk string // the file of the endpoint's disk, if it has one
 }
 
 // Pair is two running guests with a link between them.

@@ -17,7 +17,7 @@ func TestVMVblkWithoutITS(t *testing.T) {
 			if narrow {
 				says = "one interrupt, which wakes all queues"
 			}
-			require.Contains(t, r.ep("./vblk-ep check --disk /dev/vda2 2>&1"), says)
+			require.Contains(t, r.ep("vblk-ep check --disk /dev/vda2 2>&1"), says)
 			r.serveOn("--disk /dev/vda2")
 			before := r.Lab.Stats().Doorbells
 			r.rc(strings.Replace(verify, "--size=32m", "--size=8m", 1))

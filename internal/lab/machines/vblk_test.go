@@ -2,9 +2,6 @@ package machines
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -12,44 +9,33 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/lab"
 )
-
-// buildVblk builds the program for the endpoint.
-func buildVblk(t *testing.T) string {
-	t.Helper()
-	root, err := Repository()
-	require.NoError(t, err)
-	out := filepath.Join(t.TempDir(), "vblk-ep")
-	cmd := exec.Command("go", "build", "-o", out, "./cmd/vblk-ep")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
-	text, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", text)
-	return out
-}
 
 // vblk starts a pair whose endpoint has our program and a disk with two partitions.
 func vblk(t *testing.T, rcKernel string, edit ...func(*Config)) *rig {
 	t.Helper()
-	program := buildVblk(t)
 	r := start(t, rcKernel, func(c *Config) {
-		image := filepath.Join(t.TempDir(), "disk")
-		require.NoError(t, os.WriteFile(image, nil, 0o600))
-		require.NoError(t, os.Truncate(image, 256<<20))
-		c.EP.Args = []string{"-blockdev", "driver=file,node-name=disk,filename=" + image}
-		c.EP.Devices = []string{"virtio-blk-pci,drive=disk,disable-legacy=on"}
-		c.EP.Files["vblk-ep"] = program
-		c.RC.Modules = append(c.RC.Modules, "virtio_blk")
+		require.NoError(t, c.AddProgram(t.Context(), t.TempDir()))
 		for _, e := range edit {
 			e(c)
 		}
 	})
-	r.ep(`
-		printf 'label: gpt\nsize=64M\nsize=128M\n' | sfdisk -q --no-reread /dev/vda
-		within 10 test -b /dev/vda2
-	`)
+	require.NoError(t, r.Partition(t.Context()))
 	return r
+}
+
+// disk returns what the root complex sees of one of these partitions, by its serial
+// number.
+func (r *rig) disk(serial, partition string, start int64) suite.Disk {
+	return suite.Disk{
+		Host:    func(t *testing.T, script string) string { t.Helper(); return (&rig{t, r.Pair}).rc(script) },
+		Serial:  serial,
+		Outside: func(t *testing.T, script string) string { t.Helper(); return (&rig{t, r.Pair}).ep(script) },
+		Back:    partition,
+		File:    r.cfg.disk, At: start,
+	}
 }
 
 // serveOn starts the program on the endpoint and waits until the root complex's
@@ -57,17 +43,12 @@ func vblk(t *testing.T, rcKernel string, edit ...func(*Config)) *rig {
 func (r *rig) serveOn(args string) {
 	r.t.Helper()
 	r.ep(`
-		./vblk-ep serve --verbose ` + args + ` >/tmp/vblk.out 2>/tmp/vblk.err &
+		vblk-ep serve --verbose ` + args + ` >/tmp/vblk.out 2>/tmp/vblk.err &
 		echo $! >/tmp/vblk.pid
-		within 20 grep -q "controller is started" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
+		within 180 grep -q "controller is started" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
 		cat /tmp/vblk.out
 	`)
-	r.t.Cleanup(func() {
-		if r.t.Failed() && r.EP() != nil && !r.EP().ended() {
-			r.t.Log(r.ep("cat /tmp/vblk.out /tmp/vblk.err"))
-		}
-	})
-	r.rc("within 60 test -b /dev/vda")
+	r.rc("within 180 test -b /dev/vda")
 }
 
 // stopServing stops the program, which must end well.
@@ -75,7 +56,7 @@ func (r *rig) stopServing() {
 	r.t.Helper()
 	r.ep(`
 		kill -TERM $(cat /tmp/vblk.pid)
-		within 30 test ! -d /proc/$(cat /tmp/vblk.pid)
+		within 180 test ! -d /proc/$(cat /tmp/vblk.pid)
 		# Only the first function has an ITS here; others are told to poll.
 		! grep -E 'level=(WARN|ERROR)' /tmp/vblk.err | grep -v 'no doorbell' || exit 1
 		[ -z "$(ls /sys/kernel/config/pci_ep/functions/pci_epf_user)" ]
@@ -102,20 +83,6 @@ func (r *rig) doorbells() (counts []int) {
 	return counts
 }
 
-// files makes a file system on a disk of the root complex, uses it, and checks it.
-const files = `
-	mkfs.ext4 -q -F /dev/vda
-	mount -t ext4 /dev/vda /mnt
-	dd if=/dev/urandom of=/mnt/file bs=1M count=24 status=none
-	sum=$(sha256sum </mnt/file)
-	umount /mnt
-	e2fsck -f -n /dev/vda
-	echo 3 >/proc/sys/vm/drop_caches
-	mount -t ext4 /dev/vda /mnt
-	[ "$sum" = "$(sha256sum </mnt/file)" ]
-	umount /mnt
-`
-
 // verify writes and reads back with checksums, with several requests in flight.
 const verify = `
 	fio --name=v --filename=/dev/vda --rw=randrw --bsrange=4k-256k --size=32m --ioengine=io_uring \
@@ -131,40 +98,86 @@ func (r *rig) traffic(before lab.Stats) lab.Stats {
 	}
 }
 
-// The program and nothing else on the endpoint, a stock kernel on the other side: a
-// disk appears, and works. Notifications are interrupts of the endpoint, data goes by
-// DMA, and no access to a register is a message.
+// The program and nothing else on the endpoint, a stock kernel on the other side: disks
+// appear, and do all that they do on a slot of a monitor. Two disks are two functions of
+// one controller; one is read-only, whatever the root complex tries. (Several queues are
+// missed where processors are emulated and busy.)
 func TestVMVblk(t *testing.T) {
 	for _, kernel := range []string{"newest", "debian12", "arm64"} {
 		t.Run(kernel, func(t *testing.T) {
 			r := vblk(t, kernel)
-			t.Log(r.ep("./vblk-ep check --disk /dev/vda2"))
-			r.serveOn("--disk /dev/vda2")
-			before, rung := r.Lab.Stats(), r.doorbells()
-			require.Len(t, rung, 1, "one line a queue")
-			r.rc(files)
-			r.rc(verify)
-			rang := r.doorbells()[0] - rung[0]
-			crossed := r.traffic(before)
-			t.Logf("%d doorbells, %+v", rang, crossed)
-			require.Positive(t, rang)
-			require.LessOrEqual(t, uint64(rang), crossed.InboundWrites)
-			require.Zero(t, crossed.InboundReads, "registers are memory")
-			require.Greater(t, crossed.DMATransfers, uint64(100))
-			require.Positive(t, crossed.Interrupts)
-			r.rc(files)
-			r.rc("echo 1 >/sys/block/vda/device/../remove")
+			t.Log(r.ep("vblk-ep check --disk /dev/vda2"))
+			free, locked := r.disk("FREE", "/dev/vda2", secondStart), r.disk("LOCKED", "/dev/vda1", 1<<20)
+			r.ep("dd if=/dev/urandom of=/dev/vda1 bs=1M count=8 oflag=direct status=none")
+			r.serveOn("--disk /dev/vda2,serial=FREE --disk /dev/vda1,readonly,serial=LOCKED")
+			r.rc("within 180 test -b /dev/vdb")
+			var files suite.Files
+			part := func(name string, f func(t *testing.T)) {
+				if !t.Failed() {
+					t.Run(name, f)
+				}
+			}
+			part("flush", free.Evidence) // first: no flush was seen yet
+			part("values", func(t *testing.T) {
+				free.Shows(t, free.Limits(t))
+				free.Shows(t, suite.Values{
+					"driver": "virtio_blk", "pci_driver": "virtio-pci", "vendor": "0x1af4", "device": "0x1042",
+					"status": "0x0000000f", "ro": "0", "vectors": "2", "queues": "1", "depth": "256",
+					"write_cache": "write back", "cache_type": "write back",
+				})
+				locked.Shows(t, locked.Limits(t))
+				locked.Shows(t, suite.Values{"ro": "1", "status": "0x0000000f", "discard_max_bytes": "0", "write_zeroes_max_bytes": "0"})
+			})
+			part("random", func(t *testing.T) { r.counted(t, func() { free.Random(t, 2, 8) }) })
+			part("discard", func(t *testing.T) { free.Discards(t, 4) })
+			part("read-only", locked.ReadOnly)
+			part("driver", func(t *testing.T) {
+				kept := free.Keep(t)
+				free.Rebind(t, kept, 0, 4)
+				free.Reload(t, kept, 3)
+				free.Verified(t)
+				free.Agrees(t)
+			})
+			part("grow", func(t *testing.T) {
+				free.Grow(t, secondSize, secondSize+56<<20, func(bytes int64) {
+					free.Outside(t, fmt.Sprintf(`
+						echo "size=%dM" | sfdisk -q --no-reread --force -N 2 /dev/vda
+						partx -u -n 2 /dev/vda
+					`, bytes>>20))
+				})
+			})
+			part("file system", func(t *testing.T) { files = free.Fill(t) })
+			if t.Failed() {
+				return
+			}
+			r.rc("for d in vda vdb; do echo 1 >/sys/block/$d/device/../remove; done")
 			r.stopServing()
-			require.Contains(t, r.ep("blkid /dev/vda2; e2fsck -f -n /dev/vda2 2>&1"), "ext4")
+			files.Check(t, free)
 		})
 	}
+}
+
+// counted counts what crosses the link meanwhile. Notifications are interrupts of the
+// endpoint, data goes by DMA, and no access to a register is a message.
+func (r *rig) counted(t *testing.T, work func()) {
+	t.Helper()
+	before, rung := r.Lab.Stats(), sum(r.doorbells())
+	work()
+	rang := sum(r.doorbells()) - rung
+	crossed := r.traffic(before)
+	t.Logf("%d doorbells, %+v", rang, crossed)
+	require.Positive(t, rang)
+	require.LessOrEqual(t, uint64(rang), crossed.InboundWrites)
+	require.Zero(t, crossed.InboundReads, "registers are memory")
+	require.Greater(t, crossed.DMATransfers, uint64(100))
+	require.Positive(t, crossed.Interrupts)
 }
 
 // What a controller lacks, or is told not to use, is done without.
 func TestVMVblkWithout(t *testing.T) {
 	r := vblk(t, "newest")
 	for _, option := range []string{"dma=off", "doorbell=poll", "dma=off,doorbell=poll"} {
-		t.Log(option, r.ep(fmt.Sprintf("./vblk-ep check --disk /dev/vda2 --epc ,%s", option)))
+		t.Log(option, r.ep(fmt.Sprintf("vblk-ep check --disk /dev/vda2 --epc ,%s", option)))
 		r.serveOn("--disk /dev/vda2 --epc ," + option)
 		before := r.Lab.Stats()
 		if strings.Contains(option, "dma=off") { // each eight bytes are a message here
@@ -197,33 +210,13 @@ func TestVMVblkRestart(t *testing.T) {
 	for range 3 {
 		r.ep(`
 			kill -TERM $(cat /tmp/vblk.pid)
-			within 30 test ! -d /proc/$(cat /tmp/vblk.pid)
+			within 180 test ! -d /proc/$(cat /tmp/vblk.pid)
 			[ -n "$(ls /sys/kernel/config/pci_ep/functions/pci_epf_user)" ]
-			./vblk-ep serve --verbose --disk /dev/vda2 --epc ,keep >/tmp/vblk.out 2>/tmp/vblk.err &
+			vblk-ep serve --verbose --disk /dev/vda2 --epc ,keep >/tmp/vblk.out 2>/tmp/vblk.err &
 			echo $! >/tmp/vblk.pid
-			within 20 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
+			within 180 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
 		`)
 	}
-	r.rc("within 120 test ! -d /proc/$(cat /tmp/fio.pid); cat /tmp/fio.out; ! grep -i -E 'error|fail' /tmp/fio.out")
+	r.rc("within 180 test ! -d /proc/$(cat /tmp/fio.pid); cat /tmp/fio.out; ! grep -i -E 'error|fail' /tmp/fio.out")
 	r.rc("dd if=/dev/vda of=/dev/null bs=1M count=16 iflag=direct status=none")
-}
-
-// Two disks are two functions of one controller. One is read-only, whatever the root
-// complex tries. (Several queues are missed where processors are emulated and busy.)
-func TestVMVblkTwoDisks(t *testing.T) {
-	r := vblk(t, "newest")
-	r.serveOn("--disk /dev/vda2 --disk /dev/vda1,readonly")
-	r.rc(`
-		within 60 test -b /dev/vdb
-		rw=/dev/vda ro=/dev/vdb
-		[ $(blockdev --getro $rw) = 0 ] || rw=/dev/vdb ro=/dev/vda
-		[ $(blockdev --getro $ro) = 1 ]
-		[ $(blockdev --getsize64 $ro) = $((64 << 20)) ]
-		! dd if=/dev/zero of=$ro bs=4k count=1 oflag=direct status=none
-		dd if=$ro of=/dev/null bs=1M iflag=direct status=none
-		fio --name=v --filename=$rw --rw=randrw --bsrange=4k-64k --size=16m --ioengine=io_uring \
-			--iodepth=8 --direct=1 --verify=crc32c --randseed=1 --minimal >/dev/null
-	`)
-	r.rc("for d in vda vdb; do echo 1 >/sys/block/$d/device/../remove; done")
-	r.stopServing()
 }
