@@ -137,12 +137,13 @@ func (w *worker) tableCame(r *request, err error) {
 	}
 }
 
-// fetchHeaders is fetchTables for headers.
+// fetchHeaders is fetchTables for headers. Beside the time that much data is on the link a
+// round trip is nothing, and it spares an interrupt.
 func (w *worker) fetchHeaders() {
 	if len(w.headers) == 0 || !w.proceeds() || !w.live() {
 		return
 	}
-	if len(w.headers) == 1 && w.ring.InFlight() == 1 {
+	if len(w.headers) == 1 && (w.ring.InFlight() == 1 || w.headers[0].chain.WritableLen > largeSize) {
 		r := w.headers[0]
 		w.headers = w.headers[:0]
 		var err error

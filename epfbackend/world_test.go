@@ -274,6 +274,7 @@ func (d *world) costs(n int) (c loopback.Traffic, took time.Duration) {
 	c.Packets -= before.Packets
 	c.MovesByTime -= before.MovesByTime
 	c.BusyTime -= before.BusyTime
+	c.WaitTime -= before.WaitTime
 	return c, d.clock.Now() - start
 }
 

@@ -190,6 +190,12 @@ func (e *Engine) transfer(write bool, addr uint64, n int) {
 		e.traffic.Reads++
 	}
 	t := e.passes(write, addr, n)
+	if !write {
+		if e.link.Interleaves {
+			t = e.clock.now + e.link.RoundTrip
+		}
+		e.traffic.WaitTime += t - e.clock.now
+	}
 	e.clock.mu.Unlock()
 	if !write && !e.clock.runs() {
 		e.clock.sleepUntil(t)

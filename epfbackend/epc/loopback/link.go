@@ -24,6 +24,10 @@ type Link struct {
 	// Reads is how many read requests of a segment each a channel has under way.
 	Reads int
 
+	// Interleaves says that what transfers read passes what moves read. Otherwise it
+	// comes after all that was asked for before.
+	Interleaves bool
+
 	// Shuffle makes everything happen in any order that the bus allows, as this seed
 	// has it: moves wait for a channel as long as they like; the parts that a move
 	// reads come in any order, before or after what others write; of what a move
@@ -57,6 +61,7 @@ type Traffic struct {
 	MostMoves   int           // in flight at one time
 	MovesByTime time.Duration // the sum of the times that moves were in flight
 	BusyTime    time.Duration // while at least one was
+	WaitTime    time.Duration // that Reads were waited for
 }
 
 // packets returns how many packets carry n bytes at an address.
