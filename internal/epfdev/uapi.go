@@ -39,7 +39,7 @@ const (
 	Initialized    = 1 << 1
 	LinkUp         = 1 << 2
 	BusMaster      = 1 << 3
-	BusMasterKnown = 1 << 4
+	BusMasterKnown = 1 << 4 // the controller tells of bus mastering: without BusMaster, the host is out of reach
 	RangesMapped   = 1 << 5
 )
 

@@ -1,6 +1,7 @@
 package machines
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,5 +26,83 @@ func TestVMUserFunction(t *testing.T) {
 			test -c /dev/pci-epf-user/pci_epf_user.0
 		`)
 	}
-	r.ep("sh epf-user stop; ! dmesg | grep -E 'WARNING|BUG|Oops|possible (recursive|circular)'")
+	r.ep("sh epf-user stop")
+	r.ep(sound)
+}
+
+// masked has vectors of MSI-X refused, as controllers do that see that the host has
+// masked them. A bit is a vector; the first is 0.
+func (r *rig) masked(vectors uint64) {
+	r.t.Helper()
+	r.ep(fmt.Sprintf("echo %d >/sys/module/pcie_lab_ep/parameters/masked", vectors))
+}
+
+// TestVMUserMasked raises vectors that are masked: they come once they are not, and not
+// before.
+func TestVMUserMasked(t *testing.T) {
+	r := vblk(t, "newest")
+	r.serveOn("--disk /dev/vda2")
+	const one = "dd if=/dev/vda of=/dev/null bs=4k count=1 iflag=direct status=none"
+	r.rc(one)
+	for range 3 {
+		r.masked(^uint64(0))
+		before := r.Lab.Stats()
+		r.rc(one + " </dev/null >/dev/null 2>&1 &")
+		r.rc("sleep 2; pidof dd")
+		crossed := r.traffic(before)
+		require.Positive(t, crossed.DMATransfers, "the request was served")
+		require.Zero(t, crossed.Interrupts)
+		r.masked(0)
+		r.rc("within 10 sh -c '! pidof dd'")
+		require.Positive(t, r.traffic(before).Interrupts)
+	}
+	r.rc(verify)
+	r.rc("echo 1 >/sys/block/vda/device/../remove")
+	r.stopServing()
+	r.ep(sound)
+}
+
+// sound says that the kernel has nothing to complain about.
+const sound = "! dmesg | grep -E 'WARNING|BUG|Oops|possible (recursive|circular)|does not stop'"
+
+// TestVMUserUnbind takes the function away from a program that serves it, with transfers
+// in flight: those that the DMA engine is at, which stands still, and those that the
+// processor makes.
+func TestVMUserUnbind(t *testing.T) {
+	r := vblk(t, "newest", func(c *Config) { c.RC.Reboot = true })
+	const disk = "/dev/disk"
+	options, port := "--disk /dev/vda2", 1
+	r.serveOn(options)
+	kept := r.rc(at(port) + write(disk))
+	again := func() {
+		r.serveAgain(options)
+		require.NoError(t, r.ResetRC(t.Context()))
+		port++ // what was there has gone for good
+		require.Equal(t, kept, r.rc(at(port)+read(disk)))
+	}
+	for _, byDMA := range []bool{true, false} {
+		if !byDMA {
+			options += " --epc ,dma=off"
+			r.ep("kill -TERM $(cat /tmp/vblk.pid); within 30 test ! -d /proc/$(cat /tmp/vblk.pid)")
+			again()
+		}
+		r.rc("dd if=" + disk + " of=/dev/null bs=1M iflag=direct </dev/null >/dev/null 2>&1 & sleep 1")
+		r.Lab.StallDMA(byDMA)
+		r.ep(`
+			sleep 1
+			cd /sys/kernel/config/pci_ep/controllers/*
+			echo 0 >start
+			find . -maxdepth 1 -type l -exec rm {} +
+			test -z "$(ls /dev/pci-epf-user 2>/dev/null)"
+			within 30 test ! -d /proc/$(cat /tmp/vblk.pid) || { cat /tmp/vblk.err; exit 1; }
+			cd ../../functions/pci_epf_user
+			for f in *; do [ ! -d $f ] || rmdir $f; done
+		`)
+		r.Lab.StallDMA(false)
+		r.ep(sound)
+		again()
+	}
+	r.rc(fmt.Sprintf(remove, port))
+	r.stopServing()
+	r.ep(sound)
 }
