@@ -54,6 +54,7 @@ func (f *Function) Stop() (done <-chan struct{}) {
 func (f *Function) stop(first, end int) <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.record.stop()
 	for i, w := range f.workers[first:end] {
 		if w != nil {
 			f.workers[first+i] = nil

@@ -57,7 +57,8 @@ type Function struct {
 	workers  []*worker // by queue; nil where none runs
 	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool
-	resume   []queueState // what is being taken over from another function
+	record   *record       // nil: nobody can go on after us
+	resume   []servedQueue // what is being taken over from another function
 
 	refreshing sync.Mutex     // regs stays while it is held; taken before mu
 	background sync.WaitGroup // cache flushes, and who waits for workers to end
@@ -195,7 +196,8 @@ func (f *Function) WriteBAR(bar int, off uint64, p []byte) {
 // Attach implements epc.Function.
 func (f *Function) Attach(c epc.Controller) {
 	f.mu.Lock()
-	f.ctl, f.paused = c, false
+	f.ctl, f.record, f.paused = c, f.newRecord(c), false
+	f.record.begin()
 	f.mu.Unlock()
 	if f.opts.TrapFree {
 		f.attachTrapFree(c)
@@ -226,7 +228,7 @@ func (f *Function) Detach() error {
 	defer f.refreshing.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.ctl = nil
+	f.ctl, f.record = nil, nil
 	if f.opts.TrapFree {
 		f.regs = nil // the memory was the controller's
 	}

@@ -77,5 +77,8 @@ func (f *Function) watch(c epc.Controller, regs *regfile.TrapFree, r regfile.Run
 	f.mu.Unlock()
 	f.refreshing.Unlock()
 	regs.TakeOver(r)
+	f.mu.Lock()
+	f.resume = nil // what is started from now on begins anew
+	f.mu.Unlock()
 	f.sampler = startSampler(f, regs, c)
 }

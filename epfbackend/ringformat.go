@@ -37,7 +37,7 @@ func (w *worker) negotiatedRing() error {
 // firmware that changes the memory map does that. It is looked for again when the
 // map has changed.
 func (w *worker) findRing() error {
-	if w.from != nil {
+	if w.from != vring.Undecided {
 		return w.resumeRing()
 	}
 	format, err := vring.FormatEvidence(w.mem, w.queue.Desc, w.queue.Driver)
@@ -54,14 +54,14 @@ func (w *worker) findRing() error {
 	return err
 }
 
-// resumeRing makes the ring of a queue that someone has served before. The driver is
+// resumeRing makes the ring of a queue that another process has served. The driver is
 // interrupted, in case that it was not told of what was used last.
 func (w *worker) resumeRing() error {
-	if err := w.makeRing(w.from.format); err != nil {
+	if err := w.makeRing(w.from); err != nil {
 		return err
 	}
-	w.log.Info("ring taken over", "format", w.from.format, "position", w.from.position)
-	w.from = nil
+	w.log.Info("ring taken over", "format", w.from, "size", w.queue.Size, "again", w.ring.Inherited())
+	w.from = vring.Undecided
 	w.interrupt()
 	return nil
 }
@@ -74,9 +74,7 @@ func (w *worker) makeRing(format vring.Format) (err error) {
 		Indirect: w.accepted.Has(virtio.IndirectDesc),
 		// A driver that chose a smaller ring still has our SEG_MAX to go by.
 		MaxChain: min(max(w.queue.Size, w.f.opts.QueueSize), maxChain),
-	}
-	if w.from != nil {
-		cfg.Start = w.from.position
+		Journal:  w.record.of(w.index), Resume: w.from != vring.Undecided,
 	}
 	if _, ok := w.ctl.(epc.Moving); ok {
 		cfg.Deferred = slotLen - slotTable
@@ -88,6 +86,8 @@ func (w *worker) makeRing(format vring.Format) (err error) {
 	}
 	if err != nil {
 		w.ring = nil // and not an interface that holds a nil
+		return err
 	}
-	return err
+	w.record.decide(w.index, format)
+	return nil
 }

@@ -17,7 +17,13 @@ import (
 // leave suspends the function, and returns what lets another one go on.
 func (r *rig) leave() (goOn func()) {
 	r.t.Helper()
-	require.NoError(r.t, r.slot.Suspend())
+	return r.successor(r.slot.Suspend())
+}
+
+// successor returns what lets another function go on after one whose end came to err.
+func (r *rig) successor(err error) (goOn func()) {
+	r.t.Helper()
+	require.NoError(r.t, err)
 	return func() {
 		r.t.Helper()
 		next, err := epfbackend.New(r.store, r.options)

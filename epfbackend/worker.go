@@ -50,9 +50,10 @@ type worker struct {
 	mem      *patient
 	queue    regfile.Queue
 	accepted virtio.Features
-	epoch    uint64      // of the activation it serves; trap-free only
-	ring     vring.Queue // nil until its format is known
-	from     *ringState  // where the ring is to go on; nil: at its start
+	epoch    uint64       // of the activation it serves; trap-free only
+	ring     vring.Queue  // nil until its format is known
+	from     vring.Format // of the ring that another process has served; Undecided: none
+	record   *record
 	broken   bool
 	engine   disk.Engine
 	complain limiter
@@ -101,7 +102,7 @@ func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err er
 	w = &worker{
 		f: f, index: i, gate: newGate(at), gone: make(chan struct{}),
 		log: f.log.With("queue", i), ctl: f.ctl,
-		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(), from: f.resumed(i),
+		queue: q, accepted: f.accepted, epoch: f.regs.Epoch(), from: f.note(i, q), record: f.record,
 	}
 	w.mem = newPatient(f.ctl.Memory().View(), w)
 	w.turnGuard, w.armGuard, w.lookGuard = w.turn, w.arm, w.look

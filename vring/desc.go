@@ -80,7 +80,15 @@ func (c *Chain) finish() error {
 	return nil
 }
 
-// finished is what Next returns of a chain that is whole.
+// fetched is what Next returns of a chain.
+func (c *Chain) fetched() (ok bool, err error) {
+	if c.Table.Len > 0 {
+		return true, nil
+	}
+	return c.finished()
+}
+
+// finished is fetched for a chain that is whole.
 func (c *Chain) finished() (ok bool, err error) {
 	if err := c.finish(); err != nil {
 		return true, fmt.Errorf("chain %d: %w", c.Head, err)

@@ -75,3 +75,6 @@ func (l laps) used(p int) uint16 {
 	}
 	return flagAvail | flagUsed
 }
+
+// fresh returns the flags of an available descriptor at p.
+func (l laps) fresh(p int) uint16 { return l.used(p) ^ flagUsed }

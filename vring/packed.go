@@ -34,6 +34,8 @@ type Packed struct {
 	first     uint16   // the flags of the first used descriptor of the batch
 	told      uint32   // what the driver was told about notifications
 	undecided bool     // published, but what the driver wants could not be read
+	journal   *journal
+	inherited []uint16 // entries of the journal
 	health
 }
 
@@ -89,8 +91,79 @@ func NewPacked(mem Memory, cfg Config) (*Packed, error) {
 	if err := q.Resolve(); err != nil {
 		return nil, err
 	}
+	var err error
+	if q.journal, err = newJournal(cfg.Journal, n); err != nil {
+		return nil, err
+	}
+	if cfg.Resume {
+		return q, q.resume()
+	}
+	q.journal.clear(cfg.Start)
 	return q, nil
 }
+
+// resume goes on from what the journal tells.
+func (q *Packed) resume() error {
+	in, err := q.journal.recover(true, q.wasPublished)
+	if err != nil {
+		return err
+	}
+	if q.next, err = q.position(in.next); err != nil {
+		return err
+	}
+	if q.published, err = q.position(in.used); err != nil {
+		return err
+	}
+	if n := q.ring.between(q.published, q.next); n != in.slots || n > q.ring.size {
+		return fmt.Errorf("%d descriptors in flight from %#x to %#x: %w", in.slots, in.used, in.next, ErrJournal)
+	}
+	for at := q.published; at != q.next; at = q.ring.after(at, 1) {
+		q.ring.forget(at)
+	}
+	q.pushed = q.published
+	q.inherited = in.entries
+	q.journal.resumed(in)
+	return nil
+}
+
+// wasPublished says whether a batch, from one position up to another, is in host memory.
+//
+// Where it begins the driver has made a descriptor available in this lap, whose USED is
+// not the wrap counter. Once the batch is there it is, and stays so when the driver comes
+// to that place in the next lap. As long as it is not, the driver does not look at what
+// comes after it, where used descriptors may stand already. They are taken back, because
+// the next batch may be a shorter one.
+func (q *Packed) wasPublished(from, to uint16) (bool, error) {
+	at, err := q.position(from)
+	if err != nil {
+		return false, err
+	}
+	end, err := q.position(to)
+	if err != nil {
+		return false, err
+	}
+	flags, err := q.ring.load16(q.ring.slot(at)*descSize + packedFlags)
+	if err != nil || (flags^q.ring.used(at))&flagUsed == 0 {
+		return true, err
+	}
+	for at = q.ring.after(at, 1); at != end; at = q.ring.after(at, 1) {
+		if err := q.ring.store16(q.ring.slot(at)*descSize+packedFlags, q.ring.fresh(at)); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// position decodes what encoded returned.
+func (q *Packed) position(v uint16) (int, error) {
+	if int(v&^wrapBit) >= q.ring.size {
+		return 0, fmt.Errorf("position %#x: %w", v, ErrJournal)
+	}
+	return q.ring.decode(v ^ wrapBit), nil
+}
+
+// encoded returns a position as Config.Start is.
+func (q *Packed) encoded(p int) uint16 { return q.ring.encode(p) ^ wrapBit }
 
 // Resolve implements Queue.
 func (q *Packed) Resolve() error {
@@ -100,15 +173,16 @@ func (q *Packed) Resolve() error {
 // InFlight implements Queue.
 func (q *Packed) InFlight() int { return q.inFlight }
 
-// Position implements Queue.
-func (q *Packed) Position() (start uint16, ok bool) {
-	return q.ring.encode(q.next) ^ wrapBit, q.next == q.published && !q.undecided && q.broken == nil
-}
+// Inherited implements Queue.
+func (q *Packed) Inherited() int { return len(q.inherited) }
 
 // Next implements Queue.
 func (q *Packed) Next(c *Chain) (ok bool, err error) {
 	if err := q.unable(); err != nil {
 		return false, err
+	}
+	if len(q.inherited) > 0 {
+		return q.inherit(c)
 	}
 	if more, err := q.more(); !more {
 		return false, err
@@ -120,13 +194,49 @@ func (q *Packed) Next(c *Chain) (ok bool, err error) {
 		c.split()
 		return false, q.fail(fmt.Errorf("chain at descriptor %d: %w", q.ring.slot(q.next), err))
 	}
+	at := q.next
 	q.ring.fetched(c.slots)
 	q.next = q.ring.after(q.next, c.slots)
 	q.inFlight++
-	if c.Table.Len > 0 {
-		return true, nil
+	q.journal.fetchDescs(c, &q.ring, at, q.encoded(q.next))
+	return c.fetched()
+}
+
+// inherit is Next for a chain that another queue had in flight.
+func (q *Packed) inherit(c *Chain) (ok bool, err error) {
+	e := q.inherited[0]
+	c.reset(0)
+	if err := q.walkEntries(c, e); err != nil {
+		c.reset(0)
+		c.split()
+		return false, q.fail(fmt.Errorf("chain at entry %d: %w", e, err))
 	}
-	return c.finished()
+	c.entry, q.inherited = e, q.inherited[1:]
+	q.inFlight++
+	return c.fetched()
+}
+
+// walkEntries is walk for a chain that stands in the journal, whose descriptors are as
+// many as was checked.
+func (q *Packed) walkEntries(c *Chain, e uint16) error {
+	for {
+		d := decodePacked(q.journal.desc(e))
+		c.Head = d.id
+		c.slots++
+		if d.flags&flagIndirect != 0 {
+			if c.slots > 1 {
+				return ErrIndirectNext
+			}
+			return q.walkIndirect(c, d.desc)
+		}
+		if err := c.add(d.desc, q.cfg.MaxChain); err != nil {
+			return err
+		}
+		if d.flags&flagNext == 0 {
+			return nil
+		}
+		e = q.journal.link[e]
+	}
 }
 
 // Complete implements Queue.
@@ -139,7 +249,9 @@ func (q *Packed) Complete(c *Chain, table []byte) (ok bool, err error) {
 }
 
 // Known implements Queue.
-func (q *Packed) Known() bool { return q.ring.seen > 0 || q.ring.countAvailable(q.next) > 0 }
+func (q *Packed) Known() bool {
+	return len(q.inherited) > 0 || q.ring.seen > 0 || q.ring.countAvailable(q.next) > 0
+}
 
 // Available implements Queue.
 func (q *Packed) Available() (more bool, err error) {
@@ -156,6 +268,9 @@ func (q *Packed) room() int { return q.ring.size - q.ring.between(q.published, q
 
 // more reports whether a chain can be fetched.
 func (q *Packed) more() (bool, error) {
+	if len(q.inherited) > 0 {
+		return true, nil
+	}
 	ok, err := q.ring.available(q.next)
 	if ok && q.room() == 0 {
 		return false, q.fail(fmt.Errorf("%w: descriptor %d is in flight", ErrOverrun, q.ring.slot(q.next)))

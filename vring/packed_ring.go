@@ -108,3 +108,9 @@ func (r *packedRing) fetched(n int) {
 	r.seen = max(r.seen-n, 0)
 	r.ahead = max(r.ahead-n, 0)
 }
+
+// forget makes the local copy at p that of a descriptor in flight of which nothing else
+// is known.
+func (r *packedRing) forget(p int) {
+	binary.LittleEndian.PutUint16(r.local[r.slot(p)*descSize+packedFlags:], r.laps.fresh(p))
+}

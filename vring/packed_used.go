@@ -27,6 +27,7 @@ func (q *Packed) Push(c *Chain, written uint32) {
 	}
 	q.steps[slot] = uint16(c.slots)
 	q.pushed = q.ring.after(q.pushed, c.slots)
+	q.journal.push(c, c.slots)
 	c.slots = 0
 	q.inFlight--
 }
@@ -69,6 +70,10 @@ func (q *Packed) Publish() (interrupt bool, err error) {
 // a row of used descriptors is one transfer. Descriptors that are skipped are
 // not written.
 func (q *Packed) writeBatch() error {
+	if q.published == q.pushed {
+		return nil
+	}
+	q.journal.publishing(q.encoded(q.pushed))
 	for at := q.published; at != q.pushed; {
 		from := q.ring.slot(at)
 		to := from
@@ -85,12 +90,10 @@ func (q *Packed) writeBatch() error {
 			return err
 		}
 	}
-	if q.published == q.pushed {
-		return nil
-	}
 	if err := q.ring.store16(q.ring.slot(q.published)*descSize+packedFlags, q.first); err != nil {
 		return err
 	}
 	q.published = q.pushed
+	q.journal.published(q.encoded(q.published))
 	return nil
 }

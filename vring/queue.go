@@ -68,6 +68,7 @@ type Chain struct {
 	readable int       // how many of them are readable
 	count    int       // descriptors met, empty ones included
 	slots    int       // descriptors of a packed ring that it takes, until it is pushed
+	entry    uint16    // of the journal, if there is one
 }
 
 // Grow makes room for n segments, so that Next need not allocate for chains up
@@ -148,10 +149,8 @@ type Queue interface {
 	// the queue size.
 	InFlight() int
 
-	// Position returns what Config.Start must be for a queue that goes on where
-	// this one is, and whether it can: nothing is in flight, all that was pushed is
-	// published, and the ring is sound.
-	Position() (start uint16, ok bool)
+	// Inherited returns how many chains of another queue Next is still to return.
+	Inherited() int
 }
 
 // MaxSize is the largest size of a queue (§2.7, §2.8).
@@ -181,4 +180,13 @@ type Config struct {
 	// available and used index of the first chain. In a packed one bits 0 to 14
 	// are the first descriptor, and bit 15 is set where the wrap counters are 0.
 	Start uint16
+
+	// Journal, of JournalLen bytes at a multiple of 8, is memory that outlives the
+	// process, where the queue notes what is in flight; nil for none. Resume says that
+	// another queue of the same place and format has left it there, at whatever moment
+	// it ended: then the queue goes on from there, whatever Start is. What that one had
+	// in flight, and had not published, Next returns first, and the driver may not have
+	// been told of what was published last.
+	Journal []byte
+	Resume  bool
 }

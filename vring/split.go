@@ -52,6 +52,8 @@ type Split struct {
 	suppressed bool   // the driver was told not to notify, by flag
 	event      uint16 // avail_event
 	undecided  bool   // published, but what the driver wants could not be read
+	journal    *journal
+	inherited  []uint16 // entries of the journal
 	health
 }
 
@@ -100,7 +102,38 @@ func NewSplit(mem Memory, cfg Config) (*Split, error) {
 	if err := q.Resolve(); err != nil {
 		return nil, err
 	}
+	var err error
+	if q.journal, err = newJournal(cfg.Journal, n); err != nil {
+		return nil, err
+	}
+	if cfg.Resume {
+		return q, q.resume()
+	}
+	q.journal.clear(cfg.Start)
 	return q, nil
+}
+
+// resume goes on from what the journal tells.
+func (q *Split) resume() error {
+	in, err := q.journal.recover(false, func(from, to uint16) (bool, error) {
+		index, err := q.used.load16(usedFlags + 2)
+		if err == nil && index != from && index != to {
+			err = fmt.Errorf("used index %d, not %d or %d: %w", index, from, to, ErrJournal)
+		}
+		return index == to, err
+	})
+	if err != nil {
+		return err
+	}
+	if n := int(in.next - in.used); n != in.slots || n > q.cfg.Size {
+		return fmt.Errorf("%d chains in flight from %d to %d: %w", in.slots, in.used, in.next, ErrJournal)
+	}
+	q.nextIndex, q.availIndex, q.event = in.next, in.next, in.next
+	q.pushedIndex, q.publishedIndex = in.used, in.used
+	q.inherited = in.entries
+	q.suppressed = !q.cfg.EventIdx // or so it may be, and the driver is asked again
+	q.journal.resumed(in)
+	return nil
 }
 
 // Resolve implements Queue.
@@ -109,17 +142,18 @@ func (q *Split) Resolve() error {
 }
 
 // InFlight implements Queue.
-func (q *Split) InFlight() int { return int(q.nextIndex - q.pushedIndex) }
+func (q *Split) InFlight() int { return int(q.nextIndex-q.pushedIndex) - len(q.inherited) }
 
-// Position implements Queue.
-func (q *Split) Position() (start uint16, ok bool) {
-	return q.nextIndex, q.nextIndex == q.publishedIndex && !q.undecided && q.broken == nil
-}
+// Inherited implements Queue.
+func (q *Split) Inherited() int { return len(q.inherited) }
 
 // Next implements Queue.
 func (q *Split) Next(c *Chain) (ok bool, err error) {
 	if err := q.unable(); err != nil {
 		return false, err
+	}
+	if len(q.inherited) > 0 {
+		return q.inherit(c)
 	}
 	if q.nextIndex == q.availIndex {
 		if more, err := q.refresh(); !more {
@@ -129,17 +163,34 @@ func (q *Split) Next(c *Chain) (ok bool, err error) {
 	slot := int(q.nextIndex) & (q.cfg.Size - 1)
 	head := binary.LittleEndian.Uint16(q.heads[slot*availEntrySize:])
 	q.ahead()
-	c.reset(head)
-	if err := q.walk(c); err != nil {
-		c.reset(head)
-		c.split()
-		return false, q.fail(fmt.Errorf("chain %d: %w", head, err))
+	if err := q.collect(c, head); err != nil {
+		return false, err
 	}
 	q.nextIndex++
-	if c.Table.Len > 0 {
-		return true, nil
+	q.journal.fetchHead(c, q.nextIndex)
+	return c.fetched()
+}
+
+// collect makes c the chain at a head.
+func (q *Split) collect(c *Chain, head uint16) error {
+	c.reset(head)
+	err := q.walk(c)
+	if err != nil {
+		c.reset(head)
+		c.split()
+		err = q.fail(fmt.Errorf("chain %d: %w", head, err))
 	}
-	return c.finished()
+	return err
+}
+
+// inherit is Next for a chain that another queue had in flight.
+func (q *Split) inherit(c *Chain) (ok bool, err error) {
+	e := q.inherited[0]
+	if err := q.collect(c, decodePacked(q.journal.desc(e)).id); err != nil {
+		return false, err
+	}
+	c.entry, q.inherited = e, q.inherited[1:]
+	return c.fetched()
 }
 
 // Complete implements Queue.
@@ -152,14 +203,16 @@ func (q *Split) Complete(c *Chain, table []byte) (ok bool, err error) {
 }
 
 // Known implements Queue.
-func (q *Split) Known() bool { return q.nextIndex != q.availIndex }
+func (q *Split) Known() bool { return q.known() }
+
+func (q *Split) known() bool { return q.nextIndex != q.availIndex || len(q.inherited) > 0 }
 
 // Available implements Queue.
 func (q *Split) Available() (more bool, err error) {
 	if err := q.unable(); err != nil {
 		return false, err
 	}
-	if q.nextIndex != q.availIndex {
+	if q.known() {
 		return true, nil
 	}
 	return q.refresh()
@@ -174,7 +227,7 @@ func (q *Split) refresh() (more bool, err error) {
 	}
 	fresh := int(index - q.availIndex)
 	if fresh == 0 {
-		return q.nextIndex != q.availIndex, nil
+		return q.known(), nil
 	}
 	if outstanding := int(q.availIndex - q.publishedIndex); fresh > q.cfg.Size-outstanding {
 		return false, q.fail(fmt.Errorf("%w: %d after %d with %d in use",

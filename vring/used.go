@@ -16,6 +16,7 @@ func (q *Split) Push(c *Chain, written uint32) {
 	binary.LittleEndian.PutUint32(e, uint32(c.Head))
 	binary.LittleEndian.PutUint32(e[4:], written)
 	q.pushedIndex++
+	q.journal.push(c, 1)
 }
 
 // Publish implements Queue: the entries, then one store of flags and index, then
@@ -51,6 +52,7 @@ func (q *Split) writeBatch() error {
 	if count == 0 {
 		return nil
 	}
+	q.journal.publishing(q.pushedIndex)
 	err := span(q.cfg.Size, q.publishedIndex, count, func(slot, n int) error {
 		off := slot * usedEntrySize
 		return q.used.post(usedRing+off, q.batch[off:off+n*usedEntrySize], &q.used)
@@ -62,6 +64,7 @@ func (q *Split) writeBatch() error {
 		return err
 	}
 	q.publishedIndex = q.pushedIndex
+	q.journal.published(q.publishedIndex)
 	return nil
 }
 

@@ -34,7 +34,7 @@ func openBlock(path string, st *unix.Stat_t, o Options) (*Disk, error) {
 	if err != nil {
 		return nil, blockOpenError(path, st, o, err)
 	}
-	d := &Disk{log: o.Log, info: Info{Path: path, Kind: BlockDevice, ReadOnly: o.ReadOnly}}
+	d := &Disk{log: o.Log, info: Info{Path: path, Kind: BlockDevice, ReadOnly: o.ReadOnly, Exclusive: !o.Force}}
 	d.t.buffered, d.t.direct, d.t.readOnly, d.t.block = fd, -1, o.ReadOnly, true
 	if err := d.setUpBlock(path, st.Rdev, o); err != nil {
 		d.Close()

@@ -95,6 +95,7 @@ func (d *Disk) lock(path string, st *unix.Stat_t, o Options) error {
 	err := letGo(func() error { return unix.FcntlFlock(uintptr(d.t.buffered), unix.F_OFD_SETLK, &l) })
 	switch {
 	case err == nil:
+		d.info.Exclusive = true
 		return nil
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES):
 		holders := o.roots.lockHolders(st)

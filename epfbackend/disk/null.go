@@ -28,7 +28,7 @@ func openNull(path, size string, o Options) (Store, error) {
 	everything := RangeLimits{Supported: true, Granularity: block, MaxBytes: quickRange}
 	s.info = Info{
 		Path: path, Kind: Null, Size: n, LogicalBlock: block, PhysicalBlock: block, MinIO: block,
-		ReadOnly: o.ReadOnly, DirectWhy: "there is nothing to access",
+		ReadOnly: o.ReadOnly, Exclusive: true, DirectWhy: "there is nothing to access",
 		Discard: everything, WriteZeroes: everything, ZeroUnmaps: true, Serial: "null",
 	}
 	return s, nil

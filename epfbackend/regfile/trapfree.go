@@ -234,6 +234,19 @@ func (t *TrapFree) TakeOver(r Running) {
 	}
 }
 
+// Disown is called before TakeOver, and then nothing is taken over, where the host's end
+// may have gone since the memory was left. DRIVER_OK of a driver that was served then is
+// taken back: somebody who has set up the device since has left queue_enable set.
+func (t *TrapFree) Disown() {
+	m := t.cfg.Common
+	for range persistence {
+		w := m.Load32(statusWord)
+		if !running(statusOf(w)) || uint16(m.Load32(enableWord)) != 0 || m.CompareAndSwap32(statusWord, w, w&^0xff) {
+			return
+		}
+	}
+}
+
 // Abandon ends what runs, and leaves the memory as it is for another register file.
 // It returns when nothing runs any more.
 func (t *TrapFree) Abandon() {

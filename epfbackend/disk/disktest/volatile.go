@@ -56,7 +56,8 @@ func NewVolatile(content []byte, blockSize uint32, seed uint64) *Volatile {
 	v := &Volatile{
 		rng: rand.New(rand.NewPCG(seed, 1)), cutAt: -1,
 		info: disk.Info{
-			Path: "volatile", Kind: disk.Null, Size: int64(len(content)),
+			Exclusive: true,
+			Path:      "volatile", Kind: disk.Null, Size: int64(len(content)),
 			LogicalBlock: blockSize, PhysicalBlock: blockSize, MinIO: blockSize,
 			DirectWhy: "it is in memory", Discard: limits, WriteZeroes: limits, SecureErase: limits, Serial: "volatile",
 		},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,8 +75,8 @@ func Open(o Options) (*Endpoint, error) {
 func (e *Endpoint) Name() string { return e.name }
 
 // Add makes a function with room for that many queues, or takes over one of that name
-// that another server has left for us. One that a dead server left behind is removed
-// first. The slot is closed with the endpoint.
+// that another server has left for us, or has left behind when it died. One that cannot
+// be taken over is removed first. The slot is closed with the endpoint.
 func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 	if s := e.adopt(name, queues); s != nil {
 		e.slots, e.started = append(e.slots, s), true
@@ -125,7 +126,7 @@ func (e *Endpoint) clear(name string) error {
 			return fmt.Errorf("stop %s: %w", e.name, err)
 		}
 	}
-	e.log.Warn("a function that a dead server has left is removed", "function", name)
+	e.log.Warn("a function that a dead server has left is removed: the host has to look for it again", "function", name)
 	return e.config.remove(name, e.name)
 }
 
@@ -154,13 +155,12 @@ func (e *Endpoint) adopt(name string, queues int) *Slot {
 	if err != nil || !exists(e.config.link(e.name, name)) {
 		return nil
 	}
-	d, err := epfdev.Open(node)
+	d, err := openNode(node, unix.EBUSY)
 	if err != nil {
 		return nil
 	}
 	s := &Slot{e: e, name: name, dev: d, adopted: true, log: e.log.With("function", name)}
 	if s.state, err = mapState(d); err == nil && s.goesOn(queues) {
-		s.log.Info("a function is taken over")
 		return s
 	}
 	_ = s.close()
@@ -168,8 +168,20 @@ func (e *Endpoint) adopt(name string, queues int) *Slot {
 }
 
 // nodeTime is how long a device node may take to appear, and to be left alone by
-// those who look whose it is.
+// those who look whose it is, or who have died and have transfers under way. The kernel
+// lets nobody open it before these have ended, so none can end after what the next server
+// does.
 const nodeTime = 5 * time.Second
+
+// openNode opens a device node, and waits for it while the error is one of those.
+func openNode(path string, soon ...error) (d *epfdev.Device, err error) {
+	for end := time.Now().Add(nodeTime); ; time.Sleep(time.Millisecond) {
+		d, err = epfdev.Open(path)
+		if !slices.ContainsFunc(soon, func(e error) bool { return errors.Is(err, e) }) || time.Now().After(end) {
+			return d, err
+		}
+	}
+}
 
 // attached is told by each slot that its function is there. With the last one the
 // controller is started: a host finds all functions or none.
@@ -225,4 +237,5 @@ var (
 	_          epc.Controller     = (*Slot)(nil)
 	_          epc.DoorbellMapper = (*Slot)(nil)
 	_          epc.Moving         = (*Slot)(nil)
+	_          epc.Recording      = (*Slot)(nil)
 )

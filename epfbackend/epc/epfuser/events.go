@@ -48,6 +48,7 @@ func (s *Slot) handle(e epfdev.Event, lost bool) {
 	if lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
+	s.state.saw(e.Sequence)
 	if e.Status&epfdev.LinkUp != 0 && !s.masterOff(e.Status) {
 		s.raiseOwed()
 	}

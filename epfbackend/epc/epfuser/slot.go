@@ -41,7 +41,7 @@ type Slot struct {
 	host  *epc.Memory
 
 	state   state
-	adopted bool // it was left for us
+	adopted bool // it was left for us, by a server that ended or died
 	left    bool // it is left to the next server
 
 	fn epc.Function
@@ -56,12 +56,7 @@ func (s *Slot) open(queues int) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(nodeTime); ; time.Sleep(time.Millisecond) {
-		s.dev, err = epfdev.Open(node)
-		if soon := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EBUSY); !soon || time.Now().After(end) {
-			break
-		}
-	}
+	s.dev, err = openNode(node, unix.ENOENT, unix.EBUSY)
 	if err != nil {
 		return fmt.Errorf("function %s: %w", s.name, err)
 	}
@@ -83,14 +78,14 @@ func (s *Slot) open(queues int) error {
 }
 
 // goesOn says whether a function that was left can be served on as it is, with that
-// many queues: by its driver, over a link that is up.
+// many queues.
 func (s *Slot) goesOn(queues int) bool {
 	var err error
-	if s.info, err = s.dev.Info(); err != nil || !s.state.kept(nil) {
+	if s.info, err = s.dev.Info(); err != nil || !s.state.holds(nil) {
 		return false
 	}
-	const up = epfdev.Committed | epfdev.Initialized | epfdev.LinkUp
-	if s.info.Status&up != up || s.masterOff(s.info.Status) {
+	const made = epfdev.Committed | epfdev.Initialized
+	if s.info.Status&made != made {
 		return false
 	}
 	b, err := s.dev.AllocDoorbells(0)
@@ -109,6 +104,12 @@ func (s *Slot) goesOn(queues int) bool {
 	}
 	s.bells, s.room = b, roomOf(&s.info, &b)
 	return true
+}
+
+// hostGone says whether the host of a function that was left may not be the one that used
+// it: something has happened to the link since, or the host cannot be reached.
+func (s *Slot) hostGone() bool {
+	return s.info.Changes != s.state.seen() || s.info.Status&epfdev.LinkUp == 0 || s.masterOff(s.info.Status)
 }
 
 // masterOff says whether a status tells that the host does not let us reach its
@@ -262,45 +263,89 @@ func ranges(bar *epc.BAR) (r []epfdev.Range) {
 	return r
 }
 
-// attach programs the function and gives it its controller.
+// attach gives the function its controller: with the host as it was left, if it was and
+// the function can go on, or programmed anew.
 func (s *Slot) attach(fn epc.Function) error {
-	s.desc = fn.Describe()
-	lasting, goesOn := fn.(epc.Lasting)
-	if goesOn = goesOn && s.adopted && s.state.kept(&s.desc); !goesOn {
-		if err := s.make(); err != nil {
-			return fmt.Errorf("%s: %w", s.Path(), err)
+	s.fn, s.desc = fn, fn.Describe()
+	// All but the last byte of the address space, which no 64-bit size can hold.
+	s.host = epc.NewMemory(transfer{s})
+	if err := s.host.Add(epc.Region{Size: math.MaxUint64, Readable: true, Writable: true}); err != nil {
+		return err
+	}
+	goesOn, err := s.goOn(fn)
+	if err == nil && !goesOn {
+		if err = s.make(); err == nil {
+			err = s.reach(fn)
+		}
+		if err == nil {
+			fn.Attach(s)
+			s.state.saw(s.info.Changes)
+			s.state.made(&s.desc)
 		}
 	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Path(), err)
+	}
+	return nil
+}
+
+// goOn has the function go on with a host that was left for it, and says whether it does.
+func (s *Slot) goOn(fn epc.Function) (bool, error) {
+	if !s.adopted {
+		return false, nil
+	}
+	lasting, ok := fn.(epc.Lasting)
+	if !ok || !s.state.holds(&s.desc) {
+		s.log.Warn("the function that was left is another one; the host has to look for it again")
+		return false, nil
+	}
+	if err := s.reach(fn); err != nil {
+		return false, err
+	}
+	gone := s.hostGone()
+	if gone {
+		s.log.Info("the host's end may have gone while nobody served it", "status", fmt.Sprintf("%#x", s.info.Status),
+			"events", s.info.Changes-s.state.seen())
+	}
+	if err := lasting.Continue(s, gone); err != nil {
+		s.log.Warn("the function that was left cannot be taken over; the host has to look for it again", "err", err)
+		return false, s.unmap()
+	}
+	s.state.saw(s.info.Changes)
+	s.log.Info("a function is taken over")
+	return true, nil
+}
+
+// reach gets at what the function needs of the device: memory of the BARs, doorbells.
+func (s *Slot) reach(fn epc.Function) error {
 	for n, bar := range s.desc.BARs {
 		if len(bar.Memory) == 0 {
 			continue
 		}
 		var err error
 		if s.bars[n], err = s.dev.MapBAR(n, int(bar.Size)); err != nil {
-			return fmt.Errorf("%s: %w", s.Path(), err)
+			return err
 		}
 	}
-	if err := s.connect(fn); err != nil {
-		return fmt.Errorf("%s: %w", s.Path(), err)
-	}
-	// All but the last byte of the address space, which no 64-bit size can hold.
-	s.host = epc.NewMemory(transfer{s})
-	if err := s.host.Add(epc.Region{Size: math.MaxUint64, Readable: true, Writable: true}); err != nil {
-		return err
-	}
-	s.fn = fn
-	if goesOn {
-		return lasting.Continue(s, s.state.take())
-	}
-	fn.Attach(s)
-	return nil
+	return s.connect(fn)
 }
 
-// make programs the function. One that was left for us and is another one is forgotten
-// first, which the host sees as the end of the link.
+// unmap gives back the memory of the BARs.
+func (s *Slot) unmap() error {
+	var errs []error
+	for n, b := range s.bars {
+		if b != nil {
+			errs = append(errs, unix.Munmap(b))
+			s.bars[n] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// make programs the function. One that was left for us is forgotten first, which the host
+// sees as the end of the link.
 func (s *Slot) make() error {
 	if s.adopted {
-		s.log.Warn("the function that was left is another one; the host has to look for it again")
 		count := s.bells.Count
 		if err := s.e.config.start(s.e.name, false); err != nil {
 			return err
@@ -324,12 +369,8 @@ func (s *Slot) leave(keep bool) error {
 	if lasting, ok := s.fn.(epc.Lasting); ok && keep && s.e.opts.Keep {
 		ctx, cancel := context.WithTimeout(background, patience)
 		defer cancel()
-		b, err := lasting.Suspend(ctx)
-		if err == nil {
-			if err = s.state.keep(&s.desc, b); err != nil {
-				return err
-			}
-			s.left = true
+		err := lasting.Suspend(ctx)
+		if s.left = err == nil; s.left {
 			return nil
 		}
 		s.log.Warn("the function cannot be left to the next server", "err", err)
@@ -356,13 +397,7 @@ func (s *Slot) close() error {
 	if s.dev == nil {
 		return nil
 	}
-	var errs []error
-	for n, b := range s.bars {
-		if b != nil {
-			errs = append(errs, unix.Munmap(b))
-			s.bars[n] = nil
-		}
-	}
+	errs := []error{s.unmap()}
 	if s.state != nil {
 		errs = append(errs, unix.Munmap(s.state))
 		s.state = nil
@@ -391,6 +426,9 @@ func (s *Slot) Memory() *epc.Memory { return s.host }
 
 // BARMemory implements epc.Controller.
 func (s *Slot) BARMemory(bar int) []byte { return s.bars[bar] }
+
+// Record implements epc.Recording.
+func (s *Slot) Record() []byte { return s.state[offRecord:] }
 
 // MSIXEnabled implements epc.Controller. There is no interrupt pin, so nothing else
 // could be used; a vector that is not set up is dropped by the kernel.

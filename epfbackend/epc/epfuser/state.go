@@ -11,15 +11,15 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
 )
 
-// The memory that the kernel keeps for a function, and what we have there: a mark, and
-// what the next server needs to go on. Values are in the byte order of the machine.
+// The memory that the kernel keeps for a function, and what we have there: a mark, what
+// was programmed, and the function's record. Values are in the byte order of the machine.
 const (
-	stateMark = "vblk-ep\x01"
+	stateMark = "vblk-ep\x02"
 
-	offKept   = 0x08 // u32: what follows is valid
-	offLen    = 0x0c // u32: bytes of the function's state
-	offDigest = 0x10 // 32 bytes: of the description that was programmed
-	offState  = 0x40
+	offMade   = 0x08 // u32: the function was programmed as the digest says
+	offDigest = 0x10 // 32 bytes: of its description
+	offSeen   = 0x30 // u64: the last event that the function was told of
+	offRecord = 0x40
 )
 
 var errStateRoom = errors.New("the kernel keeps too few bytes for the function's state")
@@ -27,29 +27,29 @@ var errStateRoom = errors.New("the kernel keeps too few bytes for the function's
 // state is that memory.
 type state []byte
 
-// mark makes it ours.
+// mark makes it ours, of a function that is not programmed.
 func (s state) mark() {
 	clear(s)
 	copy(s, stateMark)
 }
 
-// keep notes what the next server needs; the validity last.
-func (s state) keep(d *epc.Description, b []byte) error {
-	if len(b) > len(s)-offState {
-		return fmt.Errorf("%w: %d of %d", errStateRoom, len(s)-offState, len(b))
-	}
-	copy(s[offState:], b)
+// made notes what was programmed; that it was, last.
+func (s state) made(d *epc.Description) {
 	sum := digest(d)
 	copy(s[offDigest:], sum[:])
-	binary.NativeEndian.PutUint32(s[offLen:], uint32(len(b)))
-	binary.NativeEndian.PutUint32(s[offKept:], 1)
-	return nil
+	binary.NativeEndian.PutUint32(s[offMade:], 1)
 }
 
-// kept says whether there is something, and for this description if it is not nil.
-func (s state) kept(d *epc.Description) bool {
-	if !bytes.HasPrefix(s, []byte(stateMark)) || binary.NativeEndian.Uint32(s[offKept:]) != 1 ||
-		binary.NativeEndian.Uint32(s[offLen:]) > uint32(len(s)-offState) {
+// saw notes the last event that the function was told of. All that has happened to it
+// while nobody was there comes after that.
+func (s state) saw(sequence uint64) { binary.NativeEndian.PutUint64(s[offSeen:], sequence) }
+
+func (s state) seen() uint64 { return binary.NativeEndian.Uint64(s[offSeen:]) }
+
+// holds says whether the function was programmed by one of us, and as d says if it is
+// not nil.
+func (s state) holds(d *epc.Description) bool {
+	if !bytes.HasPrefix(s, []byte(stateMark)) || binary.NativeEndian.Uint32(s[offMade:]) != 1 {
 		return false
 	}
 	if d == nil {
@@ -57,13 +57,6 @@ func (s state) kept(d *epc.Description) bool {
 	}
 	sum := digest(d)
 	return bytes.Equal(sum[:], s[offDigest:offDigest+len(sum)])
-}
-
-// take returns what was kept, once.
-func (s state) take() []byte {
-	n := binary.NativeEndian.Uint32(s[offLen:])
-	binary.NativeEndian.PutUint32(s[offKept:], 0)
-	return bytes.Clone(s[offState : offState+n])
 }
 
 // digest tells descriptions apart.
@@ -82,7 +75,7 @@ func mapState(d *epfdev.Device) (state, error) {
 	if err != nil {
 		return nil, err
 	}
-	if i.StateSize < offState {
+	if i.StateSize < offRecord {
 		return nil, errStateRoom
 	}
 	return d.MapState(int(i.StateSize))

@@ -8,24 +8,28 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 )
 
-func TestStateIsKeptOnceAndForOneFunction(t *testing.T) {
+func TestStateIsThatOfOneFunction(t *testing.T) {
 	s := make(state, 4096)
-	require.False(t, s.kept(nil))
+	require.False(t, s.holds(nil))
 	s.mark()
-	require.False(t, s.kept(nil))
+	require.False(t, s.holds(nil))
 
 	d := &epc.Description{MSIX: epc.MSIX{Vectors: 2}, Capabilities: []epc.Capability{{Data: []byte{9, 0, 3}}}}
-	require.ErrorIs(t, s.keep(d, make([]byte, len(s))), errStateRoom)
-	require.NoError(t, s.keep(d, []byte("queues")))
-	require.True(t, s.kept(nil))
-	require.True(t, s.kept(d))
+	s.made(d)
+	require.True(t, s.holds(nil))
+	require.True(t, s.holds(d))
 	other := *d
 	other.MSIX.Vectors = 3
-	require.False(t, s.kept(&other))
+	require.False(t, s.holds(&other))
 	other = *d
 	other.Capabilities = []epc.Capability{{Data: []byte{9, 0, 4}}}
-	require.False(t, s.kept(&other))
+	require.False(t, s.holds(&other))
 
-	require.Equal(t, []byte("queues"), s.take())
-	require.False(t, s.kept(nil), "a server that is killed later leaves nothing to go on from")
+	s.saw(1 << 40)
+	require.EqualValues(t, 1<<40, s.seen())
+	require.True(t, s.holds(d))
+
+	s.mark()
+	require.Zero(t, s.seen())
+	require.False(t, s.holds(nil), "what is made anew was not programmed yet")
 }

@@ -40,7 +40,7 @@ type Slot struct {
 	desc   epc.Description
 	bells  []int // eventfd of each queue
 	rang   bool  // the doorbell, when there was none
-	state  []byte
+	record []byte
 	mapped atomic.Bool
 }
 
@@ -64,7 +64,7 @@ func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 	if faults == nil {
 		faults = new(Faults)
 	}
-	s := &Slot{faults: faults, fn: fn, desc: fn.Describe()}
+	s := &Slot{faults: faults, fn: fn, desc: fn.Describe(), record: make([]byte, recordLen)}
 	var err error
 	if s.config, err = epc.NewConfigSpace(fn); err != nil {
 		return nil, err
@@ -81,12 +81,10 @@ func plug(fn epc.Function, faults *Faults, engine *Engine) (*Slot, error) {
 	if r, ok := fn.(epc.Rung); ok {
 		s.bells = r.Doorbells()
 	}
-	if engine == nil {
-		fn.Attach(controller{s})
-		return s, nil
+	if engine != nil {
+		engine.host = &s.host
 	}
-	engine.host = &s.host
-	fn.Attach(movingController{controller{s}})
+	fn.Attach(s.controller())
 	return s, nil
 }
 
@@ -136,29 +134,66 @@ func (s *Slot) Unplug() error {
 // Suspend lets the function be left, and Continue lets another one go on: the host
 // sees nothing of it. In between, what the host does to memory stays.
 func (s *Slot) Suspend() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return s.Kill(func() error { return s.fn.(epc.Lasting).Suspend(ctx) })
+}
+
+// Kill is Suspend for a function that comes to its end in another way.
+func (s *Slot) Kill(end func() error) error {
 	return s.access(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		var err error
-		s.state, err = s.fn.(epc.Lasting).Suspend(ctx)
+		err := end()
 		s.bells = nil
 		return err
 	})
 }
 
-// Continue ends a Suspend.
-func (s *Slot) Continue(fn epc.Function) error {
+// Continue ends a Suspend, or a Kill.
+func (s *Slot) Continue(fn epc.Function) error { return s.goOn(fn, false) }
+
+// ContinueGone is Continue where the host's end may have gone.
+func (s *Slot) ContinueGone(fn epc.Function) error { return s.goOn(fn, true) }
+
+func (s *Slot) goOn(fn epc.Function, gone bool) error {
 	return s.access(func() error {
-		s.fn, s.bells = fn, fn.(epc.Rung).Doorbells()
-		if s.rang {
-			s.rang = false
-			for _, fd := range s.bells {
-				signal(fd)
-			}
+		if err := fn.(epc.Lasting).Continue(s.controller(), gone); err != nil {
+			return err
 		}
-		return fn.(epc.Lasting).Continue(controller{s}, s.state)
+		s.occupy(fn)
+		return nil
 	})
 }
+
+// Attach ends a Suspend or a Kill with a function that begins anew.
+func (s *Slot) Attach(fn epc.Function) error {
+	return s.access(func() error {
+		fn.Attach(s.controller())
+		s.occupy(fn)
+		return nil
+	})
+}
+
+// occupy makes fn the slot's function.
+func (s *Slot) occupy(fn epc.Function) {
+	s.fn, s.bells = fn, fn.(epc.Rung).Doorbells()
+	if s.rang {
+		s.rang = false
+		for _, fd := range s.bells {
+			signal(fd)
+		}
+	}
+}
+
+// controller returns the slot as the function sees it.
+func (s *Slot) controller() epc.Controller {
+	if s.host.engine != nil {
+		return movingController{controller{s}}
+	}
+	return controller{s}
+}
+
+// Record returns what outlives a function.
+func (s *Slot) Record() []byte { return s.record }
 
 // ReadConfig implements rc.Registers.
 func (s *Slot) ReadConfig(off int, p []byte) error {
@@ -316,7 +351,14 @@ type controller struct{ s *Slot }
 var (
 	_ epc.Controller     = controller{}
 	_ epc.DoorbellMapper = controller{}
+	_ epc.Recording      = controller{}
 )
+
+// recordLen is as much as kernels give an endpoint's function.
+const recordLen = 64 << 10
+
+// Record implements epc.Recording.
+func (c controller) Record() []byte { return c.s.record }
 
 // MapDoorbell implements epc.DoorbellMapper.
 func (c controller) MapDoorbell() bool {

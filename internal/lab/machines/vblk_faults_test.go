@@ -132,9 +132,16 @@ func TestVMVblkFaults(t *testing.T) {
 	t.Run("the server is killed, idle", func(t *testing.T) {
 		r := &rig{t, r.Pair}
 		r.killServer()
+		r.serveAgain("--disk /dev/vda2")
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("the driver lets go while nobody serves", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.killServer()
 		r.rc(fmt.Sprintf(remove, port)) // while the registers are still memory
 		r.serveAgain("--disk /dev/vda2")
-		port++
+		r.rc("echo 1 >/sys/bus/pci/rescan")
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
 	})
@@ -145,8 +152,23 @@ func TestVMVblkFaults(t *testing.T) {
 		r.killServer()
 		time.Sleep(time.Second)
 		r.serveAgain("--disk /dev/vda2")
+		before := r.Lab.Stats().DMATransfers
+		r.untilBusy(before, 50)
+		require.Equal(t, kept, r.rc(read))
 		require.NoError(t, r.ResetRC(t.Context()))
-		port++
+		require.Equal(t, kept, r.rc(at(port)+read))
+		r.ep(alive)
+	})
+	t.Run("the root complex is reset while nobody serves", func(t *testing.T) {
+		r := &rig{t, r.Pair}
+		r.busy(disk)
+		r.killServer()
+		reset := make(chan error)
+		go func() { reset <- r.ResetRC(t.Context()) }()
+		time.Sleep(time.Second)
+		r.serveAgain("--disk /dev/vda2")
+		r.ep("grep 'may have gone' /tmp/vblk.err; ! grep 'ring taken over' /tmp/vblk.err")
+		require.NoError(t, <-reset)
 		require.Equal(t, kept, r.rc(at(port)+read))
 		r.ep(alive)
 	})
