@@ -32,6 +32,17 @@ func held(t testing.TB) int {
 	return n << 10
 }
 
+// counts says whether the kernel counts what it holds for who may lock all memory.
+// Since 7.0 or so it does not.
+func counts(t testing.TB) bool {
+	r := newRing(t, 4, 8)
+	require.NoError(t, r.RegisterBuffers(1))
+	before := held(t)
+	require.NoError(t, r.SetBuffers(shared(t, 4096)))
+	defer func() { require.NoError(t, r.SetBuffers()) }()
+	return held(t) != before
+}
+
 func TestBufferStructuresHaveTheKernelsLayout(t *testing.T) {
 	require.EqualValues(t, 32, unsafe.Sizeof(rsrcRegister{}))
 	require.EqualValues(t, 16, unsafe.Offsetof(rsrcRegister{}.data))
@@ -49,9 +60,12 @@ func TestRegisteredBuffers(t *testing.T) {
 	_, ok := r.Buffer(vec(a))
 	require.False(t, ok, "there is no table")
 	require.NoError(t, r.RegisterBuffers(3))
-	before := held(t)
+	before, holds := held(t), func(n int) {}
+	if counts(t) {
+		holds = func(n int) { require.Equal(t, before+n, held(t)) }
+	}
 	require.NoError(t, r.SetBuffers(a, b))
-	require.Equal(t, before+2*n, held(t))
+	holds(2 * n)
 
 	ranges := [][]unix.Iovec{vec(b[100:200]), vec(a), vec(b[8192:], b[:1], b[5:7])}
 	if !r.Supports(OpReadvFixed, OpWritevFixed) {
@@ -99,13 +113,13 @@ func TestRegisteredBuffers(t *testing.T) {
 	}
 
 	require.NoError(t, r.SetBuffers(b))
-	require.Equal(t, before+n, held(t))
+	holds(n)
 	_, ok = r.Buffer(vec(a))
 	require.False(t, ok)
 	_, ok = r.Buffer(vec(b))
 	require.True(t, ok)
 	require.NoError(t, r.SetBuffers())
-	require.Equal(t, before, held(t))
+	holds(0)
 	_, ok = r.Buffer(vec(b))
 	require.False(t, ok)
 }
@@ -140,7 +154,7 @@ func TestCloseLetsGoOfBuffers(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, r.RegisterBuffers(2))
 	require.NoError(t, r.SetBuffers(a))
-	require.Greater(t, held(t), before)
+	require.Equal(t, counts(t), held(t) > before)
 	require.NoError(t, r.Close())
 	require.Equal(t, before, held(t))
 }

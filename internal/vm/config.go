@@ -146,7 +146,7 @@ func (c Config) overlay(a arch) ([]byte, error) {
 	run := c.Script
 	if c.Test != "" {
 		files["work/test"] = c.Test
-		run = "exec ./test -test.v"
+		run = "exec ./test -test.v -test.timeout=" + (c.Timeout * 3 / 4).String()
 		for _, arg := range c.TestArgs {
 			run += " '" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 		}

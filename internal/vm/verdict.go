@@ -18,14 +18,17 @@ var (
 )
 
 // ErrStillborn says that a kernel has not run its first process and said nothing for
-// birthTime, or that one of its processors tripped over an instruction that
-// another was changing. Under emulation both happen about once in a hundred boots
-// of several processors on a busy machine, also without any device of ours. So far
-// nothing but the bus's own code has looked at a device: [Run] and [UntilBorn] try
-// again, and a guest that may reset itself is reset.
+// birthTime, or only that it hangs for some of these, or that one of its processors
+// tripped over an instruction that another was changing. Under emulation both happen
+// about once in a hundred boots of several processors on a busy machine, also without
+// any device of ours. So far nothing but the bus's own code has looked at a device:
+// [Run] and [UntilBorn] try again, and a guest that may reset itself is reset.
 var ErrStillborn = errors.New("the kernel did not get as far as its first process")
 
 var birthTime = 45 * time.Second // shorter in a test
+
+// maxLooks is how often a kernel may take birthTime and say something.
+const maxLooks = 4
 
 // maxBirths is how often a guest is started that is stillborn.
 const maxBirths = 3
@@ -38,10 +41,10 @@ func (v *VM) births() int {
 // watchBirth sees to it that no kernel hangs before its first process, neither
 // after the start nor after a reset.
 func (v *VM) watchBirth(ctx context.Context) {
-	for before, said, try := 0, 0, 1; ; {
+	for before, said, look, try := 0, 0, 1, 1; ; {
 		select {
 		case <-v.qmp.resets:
-			before = v.births()
+			before, look = v.births(), 1
 			continue
 		case <-time.After(birthTime):
 		case <-ctx.Done():
@@ -53,11 +56,12 @@ func (v *VM) watchBirth(ctx context.Context) {
 			try = 1
 			select {
 			case <-v.qmp.resets:
-				before = v.births()
+				before, look = v.births(), 1
 			case <-ctx.Done():
 				return
 			}
-		case heard > said: // it is slow
+		case heard > said && look < maxLooks: // it is slow
+			look++
 		case v.cfg.Reboot && try < maxBirths:
 			try++
 			_, _ = v.QMP(ctx, "system_reset", nil) // the next look tells
