@@ -69,6 +69,7 @@ func TestVMRestarts(t *testing.T) {
 		require.Error(t, err, "a guest that is killed has not ended well")
 		s.alive(t)
 		g = boot(t, cfg)
+		vda = suite.Image(g.sh, "vda", disk)
 		assert.Equal(t, kept, vda.Kept(t), "after a guest that was killed")
 	}
 	g.powerOff(t)

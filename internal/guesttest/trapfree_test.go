@@ -214,6 +214,7 @@ func TestVMTrapFreeRestarts(t *testing.T) {
 	_, err = g.Wait()
 	require.Error(t, err, "a guest that is killed has not ended well")
 	g = boot(t, cfg)
+	vda = suite.Image(g.sh, "vda", disk)
 	assert.Equal(t, kept, vda.Kept(t), "after a guest that was killed")
 	g.powerOff(t)
 	s.stop(t)
