@@ -27,7 +27,7 @@ func held(t testing.TB) int {
 }
 
 // holds returns a check of how many bytes the kernel holds more than now. It checks
-// nothing if these are not counted for who may lock all memory, as since 7.0 or so.
+// nothing if these are not counted for who may lock all memory: Linux 6.18 does, 7.2 does not.
 func holds(t testing.TB) func(least, most int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -186,11 +186,11 @@ func TestAnyEndIsSurvived(t *testing.T) {
 				continue
 			}
 			for _, indirect := range []int{0, 5} {
+				if size == 1 && indirect == 0 {
+					continue // a chain has two descriptors at least
+				}
 				name := fmt.Sprintf("packed=%t size=%d indirect=%d", packed, size, indirect)
 				t.Run(name, func(t *testing.T) {
-					if size == 1 && indirect == 0 {
-						t.Skip("a chain has two descriptors at least")
-					}
 					m := newMortal(t, vringtest.Config{
 						Packed: packed, Size: size, Indirect: indirect, Start: nearWrap(packed, size, min(size, 3)),
 						EventIdx: size == 4, FirstID: 100 * uint16(packedBit(packed)),

@@ -86,8 +86,8 @@ func Open(path string, o Options) (Store, error) {
 }
 
 // present returns the disk with blocks of the given size, or its own, if 0, or 512 for
-// a file. Drivers may access parts of larger blocks, too, which only the page cache
-// does as well as emulation.
+// a file. Drivers may access parts of larger blocks, too: those are emulated, unless the
+// page cache does it.
 func (d *Disk) present(size uint32) Store {
 	own := d.info.LogicalBlock
 	switch {

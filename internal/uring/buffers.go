@@ -40,6 +40,7 @@ func (r *Ring) RegisterBuffers(n int) error {
 // that cannot be written or not be held, ENOMEM beyond RLIMIT_MEMLOCK, ErrBuffers.
 func (r *Ring) SetBuffers(memory ...[]byte) error {
 	var first error
+	r.filled = 0
 	for i := range r.buffers {
 		if r.buffers[i].length > 0 {
 			first = errors.Join(first, r.setBuffer(i, nil))
@@ -56,6 +57,7 @@ func (r *Ring) SetBuffers(memory ...[]byte) error {
 			switch err := r.setBuffer(i, part); {
 			case err == nil:
 				i++
+				r.filled = i
 			case first == nil:
 				first = err
 			}
@@ -82,7 +84,7 @@ func (r *Ring) setBuffer(i int, memory []byte) error {
 // Buffer returns which registered buffer all of vec lies in, if an operation on it can
 // be told: see SQE.InBuffer.
 func (r *Ring) Buffer(vec []unix.Iovec) (i int, ok bool) {
-	if len(r.buffers) == 0 || len(vec) == 0 || len(vec) > 1 && !r.Supports(OpReadvFixed, OpWritevFixed) {
+	if r.filled == 0 || len(vec) == 0 || len(vec) > 1 && !r.Supports(OpReadvFixed, OpWritevFixed) {
 		return 0, false
 	}
 	i = r.lastBuffer
@@ -102,7 +104,7 @@ func (r *Ring) Buffer(vec []unix.Iovec) (i int, ok bool) {
 }
 
 func (r *Ring) find(v *unix.Iovec) int {
-	for i := range r.buffers {
+	for i := range r.filled {
 		if r.buffers[i].holds(v) {
 			return i
 		}

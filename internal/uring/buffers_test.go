@@ -33,7 +33,7 @@ func held(t testing.TB) int {
 }
 
 // counts says whether the kernel counts what it holds for who may lock all memory.
-// Since 7.0 or so it does not.
+// Linux 6.18 does, 7.2 does not.
 func counts(t testing.TB) bool {
 	r := newRing(t, 4, 8)
 	require.NoError(t, r.RegisterBuffers(1))

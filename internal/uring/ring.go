@@ -16,6 +16,7 @@ type Ring struct {
 
 	buffers    []buffer // registered
 	lastBuffer int      // that was found
+	filled     int      // buffers, the first of the table
 
 	// What enter names the ring by: fd, or a slot of the issuer's own table.
 	enterFD    int
