@@ -33,7 +33,7 @@ func (w *worker) startBounce(r *request) (virtioblk.Status, bool) {
 		return w.refuse(r, "data", err), false
 	}
 	r.left, r.at = r.dataLen, r.io.Offset
-	if p := r.first; p != nil { // it has come with the header
+	if p := r.first; p != nil && r.io.Op == disk.Write { // it has come with the header
 		r.first = nil
 		p.io.Offset = r.at
 		r.left -= int64(p.n)
