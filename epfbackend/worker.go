@@ -164,7 +164,11 @@ func (w *worker) open() (err error) {
 	if err != nil {
 		return err
 	}
-	w.pinMemory()
+	if w.pins() { // the pool with host memory, and before that is in use
+		if err := w.openPool(); err != nil {
+			return err
+		}
+	}
 	return w.openMover()
 }
 
