@@ -236,8 +236,11 @@ func (w *worker) sendBatches(what small, list []*request) []*request {
 func (w *worker) batchEnded(b *batch) {
 	from := 0
 	for i, r := range b.list {
+		if !w.live() {
+			return // there may have been a reset while a part was tried again
+		}
 		var err error
-		if b.move.Err != nil && w.live() {
+		if b.move.Err != nil {
 			err = w.copyParts(b.move.Dir, b.move.Parts[from:b.ends[i]])
 		}
 		from = b.ends[i]

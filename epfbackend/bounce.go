@@ -214,12 +214,12 @@ func (w *worker) copyParts(d epc.Direction, parts []epc.Part) (err error) {
 
 // moveEnded takes on what a move was for.
 func (w *worker) moveEnded(m *epc.Move) {
-	if !w.live() {
-		return // what it brought may be anything, and must not reach the disk
-	}
-	if w.again(m.Err) {
+	if w.live() && w.again(m.Err) {
 		w.startMove(m)
 		return
+	}
+	if !w.live() {
+		return // what it brought may be anything, and must not reach the disk
 	}
 	if m.Tag < len(w.pool.pieces) {
 		w.pieceAtHost(&w.pool.pieces[m.Tag])
