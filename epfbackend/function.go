@@ -54,6 +54,7 @@ type Function struct {
 	ctl      epc.Controller // nil while detached
 	regs     registers      // nil while a trap-free function is detached
 	accepted virtio.Features
+	news     limiter   // of what is accepted
 	workers  []*worker // by queue; nil where none runs
 	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool

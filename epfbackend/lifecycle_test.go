@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -289,6 +290,18 @@ func TestPauseAfterAStartDuringAPause(t *testing.T) {
 	require.NoError(t, r.fn.Pause(t.Context()))
 	r.fn.Resume()
 	r.finishWith(q, virtioblk.StatusOK)
+}
+
+// A driver that begins again and again does not fill the log.
+func TestNegotiationsAreLoggedSeldom(t *testing.T) {
+	r := newSlot(t, setup{})
+	began := time.Now()
+	for range 100 {
+		r.negotiate()
+	}
+	lines := strings.Count(r.log.String(), "features negotiated")
+	require.Positive(t, lines)
+	require.LessOrEqual(t, lines, 2+int(time.Since(began)/time.Second))
 }
 
 // lateEngine is a disk whose engines take as long as they are told to.

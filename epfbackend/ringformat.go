@@ -46,7 +46,9 @@ func (w *worker) findRing() error {
 	}
 	switch {
 	case errors.Is(err, vring.ErrUnmapped):
-		w.log.Info("ring memory is not there", "err", err)
+		if ok, held := w.complain.allow(); ok {
+			w.log.Info("ring memory is not there", "err", err, "held_back", held)
+		}
 		return nil
 	case w.ring != nil:
 		w.log.Info("ring found", "format", format, "size", w.queue.Size)
