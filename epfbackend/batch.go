@@ -9,9 +9,9 @@ import (
 )
 
 // What is small is moved for several requests at once where host memory is reached by
-// DMA: indirect tables, the headers of those that bring no data, and the status bytes
-// of those that could not send theirs along with data. As much goes into one batch as a turn has
-// brought, so that batches grow with the load, and nothing waits for others.
+// DMA: indirect tables, headers that no data comes along with, and the status bytes of
+// those that could not send theirs along with data. As much goes into one batch as a turn
+// has brought, so that batches grow with the load, and nothing waits for others.
 //
 // A batch that fails does not say for whom, so its parts are then transferred again,
 // one by one.

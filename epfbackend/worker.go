@@ -69,6 +69,7 @@ type worker struct {
 	rung      bool       // it may have done so
 	pace      pollPace
 	pool      pool
+	parts     []epc.Part   // room for copyAll
 	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
