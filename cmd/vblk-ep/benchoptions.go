@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/internal/bench"
 )
 
@@ -145,7 +146,7 @@ type sizeFlag int64
 func (s *sizeFlag) String() string { return "" }
 
 func (s *sizeFlag) Set(text string) error {
-	n, err := parseSize(text)
+	n, err := disk.ParseSize(text)
 	*s = sizeFlag(n)
 	return err
 }
