@@ -20,8 +20,8 @@ func TestVMArm64Native(t *testing.T) {
 	} {
 		t.Run(pkg, func(t *testing.T) {
 			_, err := vm.Run(t.Context(), vm.Config{
-				// It takes seconds. If it hangs, its stacks come when three quarters have passed.
-				Kernel: vm.ARM64(), Timeout: 5 * time.Minute,
+				// If it hangs, its stacks come when three quarters have passed.
+				Kernel: vm.ARM64(), Timeout: 10 * time.Minute,
 				Test:     vm.TestBinary(t, vm.ARM64(), "github.com/vblk-ep/vblk-ep/"+pkg),
 				TestArgs: []string{"-test.run", tests},
 			})
