@@ -21,9 +21,9 @@ test: ## everything: lint, unit tests with the race detector, guests, the lab, a
 unit: ## all that needs no guest
 	$(GO) test -race -skip '^TestVM' ./...
 
-guest: build ## stock kernels and firmware against the real program
+guest: ## stock kernels and firmware against the real program
 	$(GO) run ./internal/vm/cmd/fetch -all
-	$(GO) test -count=1 -p 1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest | scripts/quiet
+	scripts/quiet $(GO) test -count=1 -p 1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest
 
 kernel: ## the endpoint's kernel, and what the kernel's own endpoint test needs
 	@scripts/kernel ep
@@ -34,7 +34,7 @@ lab: ## two guests on a PCIe link of their own, with consoles: docs/lab.md
 	$(GO) run ./internal/lab/cmd
 
 lab-test: kernel ## what the kernel's own endpoint functions and drivers do on that link
-	$(GO) test -count=1 -timeout 40m -v -run '^TestVM' -p 1 ./internal/lab/machines ./internal/lab/cmd | scripts/quiet
+	scripts/quiet $(GO) test -count=1 -timeout 40m -v -run '^TestVM' -p 1 ./internal/lab/machines ./internal/lab/cmd
 
 lint: ## go vet for both machines, staticcheck, gofumpt
 	$(GO) vet ./...
