@@ -1,5 +1,7 @@
 package uring
 
+import "unsafe"
+
 // The kernel's interface, include/uapi/linux/io_uring.h. Values are in the
 // byte order of the machine: this is memory shared with our own kernel, not a
 // wire format.
@@ -121,7 +123,7 @@ type rsrcRegister struct {
 // rsrcUpdate2 is struct io_uring_rsrc_update2.
 type rsrcUpdate2 struct {
 	offset, _ uint32
-	data      uint64
+	data      unsafe.Pointer
 	tags      uint64
 	nr, _     uint32
 }
