@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 	"github.com/vblk-ep/vblk-ep/internal/uring/uringtest"
 	"golang.org/x/sys/unix"
 )
@@ -49,13 +50,13 @@ func TestDoorbell(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, done)
 			require.False(t, rung)
-			time.AfterFunc(5*time.Millisecond, func() { ring(bell) })
+			time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(bell) })
 			done, rung, err = e.Wait(true)
 			require.NoError(t, err)
 			require.Empty(t, done)
 			require.True(t, rung)
-			ring(bell)
-			ring(bell)
+			eventfd.Ring(bell)
+			eventfd.Ring(bell)
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
 			require.True(t, rung)
@@ -94,7 +95,7 @@ func TestNoRingIsLostUnderLoad(t *testing.T) {
 		seen := make(chan struct{}, 1)
 		go func() {
 			for range rings {
-				ring(bell)
+				eventfd.Ring(bell)
 				<-seen
 			}
 		}()
@@ -171,20 +172,20 @@ func TestOtherBell(t *testing.T) {
 		defer unix.Close(other)
 		e.Listen(other)
 		for range 3 {
-			timer := time.AfterFunc(5*time.Millisecond, func() { ring(other) })
+			timer := time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(other) })
 			done, rung, err := e.Wait(true)
 			require.NoError(t, err)
 			require.False(t, timer.Stop())
 			require.Empty(t, done)
 			require.False(t, rung)
 		}
-		ring(other)
-		ring(bell)
+		eventfd.Ring(other)
+		eventfd.Ring(bell)
 		for rung := false; !rung; {
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
 		}
-		time.AfterFunc(5*time.Millisecond, func() { ring(bell) })
+		time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(bell) })
 		for rung := false; !rung; { // what is left of the other one ends at most one sleep
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
