@@ -44,7 +44,7 @@ const (
 // Features are what the kernel can, IORING_FEAT_*.
 type Features uint32
 
-// Features that matter here.
+// Features that a Ring cannot do without.
 const (
 	FeatSingleMmap   Features = 1 << 0  // both queues in one mapping (5.4)
 	FeatNoDrop       Features = 1 << 1  // completions that do not fit are kept (5.5)
@@ -52,7 +52,7 @@ const (
 	FeatRsrcTags     Features = 1 << 10 // stands for 5.13: multishot poll
 )
 
-const needFeatures = FeatSingleMmap | FeatNoDrop | FeatSubmitStable
+const needFeatures = FeatSingleMmap | FeatNoDrop | FeatSubmitStable | FeatRsrcTags
 
 const (
 	enterGetEvents      = 1 << 0
