@@ -134,18 +134,18 @@ func TestVMVblkBetweenServers(t *testing.T) {
 		dd if=/dev/zero of=/tmp/full bs=4k count=16 status=none
 		./vblk-ep serve --verbose ` + args + ` >/tmp/full 2>/tmp/vblk.err &
 		echo $! >/tmp/vblk.pid
-		within 20 sh -c 'ls -l /proc/$(cat /tmp/vblk.pid)/fd | grep -q /dev/pci-epf-user/'
+		within 180 sh -c 'ls -l /proc/$(cat /tmp/vblk.pid)/fd | grep -q /dev/pci-epf-user/'
 		sleep 1
 	`)
 	r.Lab.DropLink(true)
 	r.Lab.DropLink(false)
 	r.rc(fmt.Sprintf(remove, 1) + `
 		echo 1 >/sys/bus/pci/rescan 2>/dev/null &
-		within 90 sh -c "ls -d /sys/bus/pci/devices/0000:01:00.0/virtio*/block/* >/dev/null 2>&1"
+		within 180 sh -c "ls -d /sys/bus/pci/devices/0000:01:00.0/virtio*/block/* >/dev/null 2>&1"
 	`)
 	r.ep(`
 		cat /tmp/full >/dev/null 2>&1 &
-		within 20 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.err; exit 1; }
+		within 180 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.err; exit 1; }
 		grep "may have gone" /tmp/vblk.err
 		! grep "ring taken over" /tmp/vblk.err
 	`)
