@@ -25,7 +25,7 @@ unit: ## all that needs no guest
 
 guest: ## stock kernels and firmware against the real program
 	go run ./internal/vm/cmd/fetch -all
-	scripts/quiet go test -count=1 -p 1 -timeout 40m -v -run '^TestVM' ./internal/vm ./internal/guesttest
+	scripts/quiet go test -count=1 -p 1 -timeout 2h -v -run '^TestVM' ./internal/vm ./internal/guesttest
 
 kernel: ## the endpoint's kernel, and what the kernel's own endpoint test needs
 	@scripts/kernel ep
@@ -36,7 +36,7 @@ lab: ## two guests on a PCIe link of their own, with consoles: docs/lab.md
 	go run ./internal/lab/cmd
 
 lab-test: kernel ## what the kernel's own endpoint functions and drivers do on that link
-	scripts/quiet go test -count=1 -timeout 40m -v -run '^TestVM' -p 1 ./internal/lab/machines ./internal/lab/cmd
+	scripts/quiet go test -count=1 -timeout 2h -v -run '^TestVM' -p 1 ./internal/lab/machines ./internal/lab/cmd
 
 lint: ## go vet for both machines, staticcheck, gofumpt
 	go vet ./...

@@ -68,6 +68,8 @@ type worker struct {
 	asked     bool       // the driver will notify of the next chain, and there was none
 	rung      bool       // it may have done so
 	pace      pollPace
+	looks     int  // for something to do, since it started
+	late      bool // the last of them were for as long as it may be
 	pool      pool
 	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate

@@ -77,7 +77,7 @@ type Engine interface {
 	Listen(bell int)
 
 	// Ready reports whether Wait would find something without sleeping. It makes
-	// no system call.
+	// no system call. A no is right; a yes may be wrong until something completes.
 	Ready() bool
 
 	// Pin names the memory that operations use again and again, and nothing else: what
