@@ -7,16 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // watch tells the function what happens to its link, until ctx ends.
 func (s *Slot) watch(ctx context.Context) error {
-	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	end, err := eventfd.New()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(end)
-	stop := context.AfterFunc(ctx, func() { _, _ = unix.Write(end, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
+	stop := context.AfterFunc(ctx, func() { _ = eventfd.Ring(end) })
 	defer stop()
 	fds := []unix.PollFd{{Fd: int32(s.dev.FD()), Events: unix.POLLIN}, {Fd: int32(end), Events: unix.POLLIN}}
 	var events [16]epfdev.Event
