@@ -490,9 +490,26 @@ func (w *worker) fail(err error) {
 		return
 	}
 	w.broken = true
-	if errors.Is(err, epc.ErrAway) {
+	if errors.Is(err, epc.ErrAway) || vring.IsMalformed(err) && w.hostLeaves() {
 		w.log.Info("the queue has ended", "err", err)
 		return
 	}
 	w.f.fail(err)
+}
+
+// leaving is how long it may take until we are told that the host has gone.
+const leaving = 250 * time.Millisecond
+
+// hostLeaves says whether the host goes away just now, where it is reached by transfers. On
+// a link that goes down reads of the processor return ones, and that makes no ring.
+func (w *worker) hostLeaves() bool {
+	if w.mover == nil {
+		return false
+	}
+	for end := time.Now().Add(leaving); time.Now().Before(end); time.Sleep(awayNap) {
+		if w.gate.wanted() == stopped || !w.f.regs.Live(w.epoch) {
+			return true
+		}
+	}
+	return false
 }

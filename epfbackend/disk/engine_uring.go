@@ -15,6 +15,7 @@ const (
 	uringSpare    = 8   // entries beside those of the operations: watches, cancels
 	uringReap     = 64  // completions taken at once
 	uringPatience = 100 // milliseconds to wait for a kernel that is out of memory
+	uringEarly    = 8   // operations that do not wait for those after them
 )
 
 // What completes under these names is no operation; those have their slot.
@@ -112,6 +113,10 @@ func (e *uringEngine) Start(io *IO) {
 	e.free = e.free[:last]
 	e.slots[io.slot] = io
 	e.issue(io)
+	// The disk begins when it is told, and need not be idle while a long turn is prepared.
+	if e.ring.Prepared() >= uringEarly {
+		_ = e.ring.Submit() // what it cannot, Wait tries again, and says
+	}
 }
 
 // issue prepares the step of io.
