@@ -3,16 +3,22 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/epfuser"
 )
 
 func newImage(t *testing.T, size int64) string {
@@ -29,18 +35,7 @@ func cli(args ...string) (code int, out, errOut string) {
 	return code, o.String(), e.String()
 }
 
-func TestSizesReadAsPeopleWriteThem(t *testing.T) {
-	for text, want := range map[string]int64{
-		"0": 0, "512": 512, "4k": 4096, "4K": 4096, "512M": 512 << 20, "1G": 1 << 30, "2t": 2 << 40,
-	} {
-		got, err := parseSize(text)
-		require.NoError(t, err, text)
-		require.Equal(t, want, got, text)
-	}
-	for _, text := range []string{"", "K", "-1", "1KB", "1.5G", "9223372036854775807K", "one", "1 G"} {
-		_, err := parseSize(text)
-		require.Error(t, err, text)
-	}
+func TestSizesAreWrittenExactly(t *testing.T) {
 	require.Equal(t, "1 GiB", formatSize(1<<30))
 	require.Equal(t, "1536 MiB", formatSize(1536<<20))
 	require.Equal(t, "513 bytes", formatSize(513))
@@ -76,7 +71,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE,queues=0", "write a whole number above 0"},
 		{"serve --disk IMAGE,queues=1025", "choose 1 to 1024"},
 		{"serve --disk IMAGE,queue-size=100", "choose a power of two from 4 to 32768"},
-		{"serve --disk IMAGE,cpus=x", "write 0,2-3"},
+		{"serve --disk IMAGE,cpus=x", "each comma twice: 0,,2-3"},
 		{"serve --disk IMAGE,cpus=1023", "processor 1023 is not there"},
 		{"serve --disk IMAGE,cache=none", "choose writeback, writethrough"},
 		{"serve --disk IMAGE,direct=maybe", "choose auto, off, on"},
@@ -86,14 +81,14 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE --io fast", "choose auto, io_uring or plain"},
 		{"serve --disk IMAGE --poll 0", "choose auto, off, always or a time above 0 as in 50us"},
 		{"serve --disk IMAGE --subsystem 1af4", "two hexadecimal numbers"},
-		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
-		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},
+		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:[SOCKET]"},
 		{"serve --disk IMAGE --epc vfio-user:x,fast", `unknown option "fast": choose trap-free`},
 		{"serve --disk IMAGE,ring=torn", "choose both, packed, split"},
 		{"serve --disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep serve --help'"},
 		{"serve IMAGE", "disks are named with --disk"},
 		{"check --disk IMAGE extra", "unexpected argument"},
 		{"version --yaml", "unknown option --yaml"},
+		{"version extra", `unexpected argument "extra"`},
 	} {
 		code, out, errOut := cli(strings.Fields(strings.ReplaceAll(c.args, "IMAGE", image))...)
 		require.Equal(t, exitUsage, code, c.args)
@@ -103,6 +98,33 @@ func TestWrongCommandLines(t *testing.T) {
 			require.Equal(t, 1, strings.Count(errOut, "\n"), "one sentence: %q", errOut)
 		}
 	}
+}
+
+// Errors that come together are a line each, whoever put them together and whatever was
+// put around them.
+func TestErrorsAreALineEach(t *testing.T) {
+	one, two, three := errors.New("one"), errors.New("two: more"), errors.New("three")
+	for _, c := range []struct {
+		err   error
+		lines []string
+	}{
+		{one, []string{"one"}},
+		{fmt.Errorf("%w: mend it", one), []string{"one: mend it"}},
+		{fmt.Errorf("%w: %w", one, two), []string{"one: two: more"}},
+		{errors.Join(one, two), []string{"one", "two: more"}},
+		{joinErrors(one, nil, errors.Join(two, three)), []string{"one", "two: more", "three"}},
+		{fmt.Errorf("/dev/x: %w", joinErrors(one)), []string{"/dev/x: one"}},
+		{fmt.Errorf("/dev/x: %w", joinErrors(one, two)), []string{"/dev/x: one", "/dev/x: two: more"}},
+		{errors.Join(fmt.Errorf("a: %w", errors.Join(one, joinErrors(two))), three), []string{"a: one", "a: two: more", "three"}},
+		{fmt.Errorf("%w: %w", three, errors.Join(one, two)), []string{"three: one", "three: two: more"}},
+	} {
+		var out bytes.Buffer
+		require.Equal(t, exitFailed, report(c.err, &out))
+		require.Equal(t, "vblk-ep: "+strings.Join(c.lines, "\nvblk-ep: ")+"\n", out.String())
+	}
+	var out bytes.Buffer
+	require.Equal(t, exitUsage, report(joinErrors(one, usageError("two")), &out))
+	require.Equal(t, "vblk-ep: one\nvblk-ep: two\n", out.String())
 }
 
 func TestHelpIsNotAnError(t *testing.T) {
@@ -169,6 +191,22 @@ func TestCheckTellsEveryProblem(t *testing.T) {
 	require.Contains(t, errOut, "long")
 }
 
+// What keeps the controller from being asked is a problem of each disk.
+func TestCheckTellsThatThereIsNoController(t *testing.T) {
+	code, out, errOut := cli("check", "--json", "--disk", newImage(t, 1<<20), "--disk", "null:1G", "--epc", "no-such-controller")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, 1, strings.Count(errOut, "\n"), errOut)
+	var answer struct {
+		Disks []verdict `json:"disks"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &answer))
+	require.Len(t, answer.Disks, 2)
+	for _, d := range answer.Disks {
+		require.False(t, d.OK)
+		require.Equal(t, "vblk-ep: "+strings.Join(d.Problems, "\n")+"\n", errOut)
+	}
+}
+
 // buildProgram returns the real program, for what only a process of its own shows.
 func buildProgram(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "vblk-ep")
@@ -220,6 +258,31 @@ func TestServeStartsAndStops(t *testing.T) {
 	require.NoFileExists(t, socket)
 }
 
+// SIGHUP is for the sizes of disks, and harmless when nobody looks at them yet: here the
+// server waits until somebody reads what it announces.
+func TestHangupDoesNotKillAServer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "slot.sock")
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	size, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize())
+	require.NoError(t, err)
+	_, err = w.Write(make([]byte, size))
+	require.NoError(t, err)
+
+	p := exec.Command(buildProgram(t), "serve", "--disk", newImage(t, 1<<20), "--epc", "vfio-user:"+socket)
+	var errOut bytes.Buffer
+	p.Stdout, p.Stderr = w, &errOut
+	require.NoError(t, p.Start())
+	t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
+	w.Close()
+	require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, 10*time.Second, time.Millisecond)
+	require.NoError(t, p.Process.Signal(unix.SIGHUP))
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	require.NoError(t, p.Process.Signal(unix.SIGTERM))
+	require.NoError(t, p.Wait(), "stderr: %s", &errOut)
+}
+
 func TestServeSeveralDisks(t *testing.T) {
 	program := buildProgram(t)
 	socket := filepath.Join(t.TempDir(), "slot.sock")
@@ -246,4 +309,39 @@ func TestSlotPathsFollowFromTheDisk(t *testing.T) {
 	require.Equal(t, "null", slotName("null:1G"))
 	require.Equal(t, "/run/a.sock", numbered("/run/a.sock", 0))
 	require.Equal(t, "/run/a-2.sock", numbered("/run/a.sock", 2))
+}
+
+// No two functions have the same name, whatever the disks are called.
+func TestFunctionNamesDiffer(t *testing.T) {
+	for _, c := range []struct{ disks, want string }{
+		{"x/a.img y/a.img z/a-1.img", "a a-1 a-1-1"},
+		{"z/a-1.img x/a.img y/a.img", "a-1 a a-2"},
+		{"null:1M null:2M null:3M", "null null-1 null-2"},
+	} {
+		var disks []diskSpec
+		for path := range strings.FieldsSeq(c.disks) {
+			disks = append(disks, diskSpec{path: path})
+		}
+		require.Equal(t, strings.Fields(c.want), functionNames(disks, ""))
+		require.Len(t, slices.Compact(slices.Sorted(slices.Values(defaultSockets(disks)))), len(disks))
+	}
+}
+
+// Of several --epc the last one counts, with nothing of those before.
+func TestTheLastSlotCounts(t *testing.T) {
+	for _, c := range []struct {
+		flags []string
+		want  slotFlag
+	}{
+		{[]string{"vfio-user:"}, slotFlag{given: true}},
+		{[]string{"CTRL,keep", "vfio-user:s"}, slotFlag{given: true, slot: virtualSlot{socket: "s"}}},
+		{[]string{"vfio-user:a,trap-free,doorbell=16", "vfio-user:b"}, slotFlag{given: true, slot: virtualSlot{socket: "b"}}},
+		{[]string{"vfio-user:a,trap-free", ",dma=off"}, slotFlag{given: true, real: &epfuser.Options{NoDMA: true}}},
+	} {
+		var s slotFlag
+		for _, text := range c.flags {
+			require.NoError(t, s.Set(text))
+		}
+		require.Equal(t, c.want, s, c.flags)
+	}
 }
