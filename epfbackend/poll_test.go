@@ -110,7 +110,9 @@ func TestEngineWithNothingReady(t *testing.T) {
 		r.dev, err = rc.Open(silent{r.slot})
 		require.NoError(t, err)
 		r.start()
-		r.alive()
+		for range 100 {
+			r.alive()
+		}
 	})
 	for name, poll := range map[string]epfbackend.Poll{"auto": epfbackend.PollAuto, "time": epfbackend.Poll(50 * time.Microsecond)} {
 		t.Run("it sleeps, "+name, func(t *testing.T) {
