@@ -13,7 +13,6 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
-	"github.com/vblk-ep/vblk-ep/vring"
 	"github.com/vblk-ep/vblk-ep/vring/vringtest"
 )
 
@@ -156,32 +155,6 @@ func fuzzOnce(t *testing.T, r *rig, faults *loopback.Faults, data []byte) {
 	require.NoError(t, r.dev.Reset())
 	require.True(t, bytes.Equal(rom, r.mem.Bytes(romBase, romSize)), "the device wrote into what it may only read")
 	r.revive()
-	r.wellFormed(&script{data})
-}
-
-// wellFormed makes a request with two buffers of any length. Whatever its type, it is
-// answered, and what the device may only read stays as it is.
-func (r *rig) wellFormed(s *script) {
-	const most = 8192
-	kind, readable, writable := s.u8()%16, min(s.length(), most), min(s.length(), most)
-	q := r.request(2 * most)
-	mine := pattern(most, kind)
-	copy(q.Data(), mine)
-	q.Type = virtioblk.RequestType(kind)
-	in := []vring.Segment{{Addr: q.HeaderAddr(), Len: virtioblk.HeaderLen}}
-	if readable > 0 {
-		in = append(in, vring.Segment{Addr: q.DataAddr(), Len: readable})
-	}
-	var out []vring.Segment
-	if writable > 0 {
-		out = append(out, vring.Segment{Addr: q.DataAddr() + most, Len: writable})
-	}
-	out = append(out, vring.Segment{Addr: q.StatusAddr(), Len: virtioblk.StatusLen})
-	require.NoError(r.t, r.q.SubmitChain(q, in, out))
-	status, err := r.q.Finish(q)
-	require.NoError(r.t, err)
-	require.LessOrEqual(r.t, status, virtioblk.StatusUnsupp)
-	require.True(r.t, bytes.Equal(mine, q.Data()[:most]), "the device wrote into what it may only read")
 }
 
 // Hostile chains through a whole function: it never crashes, hangs, or touches
