@@ -94,7 +94,7 @@ func runBench(args []string, out, errOut io.Writer) (err error) {
 	defer stop()
 	defer context.AfterFunc(ctx, stop)() // a second signal ends us at once
 
-	socket := o.connect.socket
+	socket := o.connect
 	if socket == "" {
 		server, err := o.startServer(errOut)
 		if err != nil {
@@ -104,7 +104,7 @@ func runBench(args []string, out, errOut io.Writer) (err error) {
 		socket = server.socket
 	}
 	// Lanes that spin must not keep the runtime from running anything else.
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), o.setup.Queues+2))
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + o.setup.Queues)
 	result, err := o.measure(ctx, socket, errOut)
 	if result != nil {
 		if err := o.print(out, result); err != nil {
@@ -115,7 +115,7 @@ func runBench(args []string, out, errOut io.Writer) (err error) {
 		return fmt.Errorf("interrupted")
 	}
 	if errors.Is(err, bench.ErrJob) {
-		return fmt.Errorf("bench: %w", err)
+		return errors.New(jobText(err))
 	}
 	return err
 }
@@ -137,7 +137,7 @@ func (o *benchOptions) measure(ctx context.Context, socket string, errOut io.Wri
 
 func (o *benchOptions) print(out io.Writer, r *bench.Result) error {
 	b := benchReport{
-		Disk: o.disk, Socket: o.connect.socket, RW: o.rw, ReadMix: o.job.ReadMix,
+		Disk: o.disk, Socket: o.connect, RW: o.rw, ReadMix: o.job.ReadMix,
 		Block: o.job.Block, Depth: o.job.Depth, Queues: o.setup.Queues,
 		Ring: o.ring, HiPri: o.setup.HiPri, Indirect: !o.setup.Direct, Result: r,
 	}
@@ -155,7 +155,7 @@ func (o *benchOptions) print(out io.Writer, r *bench.Result) error {
 		queues = fmt.Sprintf("%d queues", b.Queues)
 	}
 	if where == "" {
-		where = o.connect.socket
+		where = o.connect
 	} else if o.trapFree {
 		where += ", trap-free"
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -20,8 +21,10 @@ func TestWrongBenchCommandLines(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"", "add --disk PATH, or --connect vfio-user:SOCKET"},
 		{"--disk IMAGE --connect vfio-user:s", "choose one"},
-		{"--connect pci:0", "write --epc vfio-user:SOCKET"},
+		{"--connect pci:0", "--connect pci:0: write --connect vfio-user:SOCKET"},
+		{"--connect vfio-user:", "write --connect vfio-user:SOCKET"},
 		{"--connect vfio-user:s,trap-free", "leave trap-free out"},
+		{"--connect vfio-user:s,doorbell=16", "leave doorbell=16 out"},
 		{"--connect vfio-user:s --trap-free", "the server is there already"},
 		{"--connect vfio-user:s -- --io plain", "the server is there already"},
 		{"--disk IMAGE --rw randomread", "choose randread, randrw, randwrite, read, readwrite, rw, write"},
@@ -40,6 +43,7 @@ func TestWrongBenchCommandLines(t *testing.T) {
 		{"--disk IMAGE --verify", "choose a workload that writes"},
 		{"--disk IMAGE,qeues=2", `unknown option "qeues"`},
 		{"--disk IMAGE -- --io fast", "choose auto, io_uring or plain"},
+		{"--disk IMAGE -- --epc vfio-user:s", "leave out --epc"},
 		{"--disk IMAGE extra", "options of serve come after --"},
 		{"--disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep bench --help'"},
 	} {
@@ -50,9 +54,11 @@ func TestWrongBenchCommandLines(t *testing.T) {
 		require.Contains(t, errOut, c.want, c.args)
 		require.Equal(t, 1, strings.Count(errOut, "\n"), "one sentence: %q", errOut)
 	}
-	code, out, _ := cli("bench", "--help")
-	require.Equal(t, exitOK, code)
-	require.Contains(t, out, "Usage:")
+	for args, want := range map[string]string{"--help": "vblk-ep bench --", "--disk null:1G -- --help": "vblk-ep serve --"} {
+		code, out, _ := cli(append([]string{"bench"}, strings.Fields(args)...)...)
+		require.Equal(t, exitOK, code)
+		require.Contains(t, out, "Usage:\n  "+want)
+	}
 }
 
 // Of a read-only workload the disk is not even opened to be written; a queue for
@@ -63,9 +69,11 @@ func TestBenchServesWhatTheLoadNeeds(t *testing.T) {
 		want string
 	}{
 		{[]string{"--disk", "null:1G"}, "null:1G,readonly"},
+		{[]string{"--disk", "null:1G,readonly=off", "--queues", "2"}, "null:1G,queues=2,readonly=off,readonly"},
 		{[]string{"--disk", "null:1G", "--rw", "randwrite"}, "null:1G"},
 		{[]string{"--disk", "null:1G", "--rw", "rw", "--queues", "4", "--ring", "packed"}, "null:1G,queues=4,ring=packed"},
-		{[]string{"--disk", "null:1G,queues=2,ring=both", "--rw", "rw", "--queues", "2", "--ring", "packed"}, "null:1G,queues=2,ring=both"},
+		{[]string{"--disk", "null:1G,queues=2,ring=both", "--rw", "rw", "--queues", "2", "--ring", "packed"}, "null:1G,queues=2,ring=packed,queues=2,ring=both"},
+		{[]string{"--disk", "/,,spring=1,serial=ring=", "--rw", "rw", "--ring", "packed"}, "/,,spring=1,ring=packed,serial=ring="},
 		{[]string{"--disk", "null:1G", "--rw", "write", "--ring", "packed", "--trap-free"}, "null:1G"},
 		{[]string{"--disk", "null:1G", "--rw", "write", "--iodepth", "300"}, "null:1G,queue-size=512"},
 	} {
@@ -148,6 +156,9 @@ func TestBenchConnects(t *testing.T) {
 	code, _, errOut = cli("bench", "--connect", "vfio-user:"+socket, "--queues", "2", "--hipri")
 	require.Equal(t, exitFailed, code)
 	require.Contains(t, errOut, "it has 1 queues, not 2")
+	code, _, errOut = cli("bench", "--connect", "vfio-user:"+socket, "--size", "1G")
+	require.Equal(t, exitFailed, code)
+	require.Regexp(t, "^vblk-ep: offset and size end at ", errOut)
 	require.NoError(t, p.Process.Signal(unix.SIGTERM))
 	require.NoError(t, p.Wait(), "stderr: %s", &p.errOut)
 	require.Empty(t, p.errOut.String())
@@ -167,6 +178,18 @@ func TestBenchRefusesDisksInUse(t *testing.T) {
 	require.Equal(t, exitFailed, exit.ExitCode())
 	require.Contains(t, string(out), image)
 	require.Equal(t, 1, strings.Count(string(out), "vblk-ep: "), "%s", out)
+}
+
+// A server that does not announce itself as it was asked to is not waited for.
+func TestBenchEndsAServerThatIsNotUnderstood(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, buildProgram(t), "bench", "--disk", newImage(t, 1<<20), "--", "--json=false")
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, exitFailed, cmd.ProcessState.ExitCode(), "%s", out)
+	require.Contains(t, string(out), "the server has ended")
+	require.Equal(t, 1, strings.Count(string(out), "\n"), "one sentence: %q", out)
 }
 
 // Interrupted, it says what it measured, and leaves no server behind.

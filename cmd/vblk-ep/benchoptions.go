@@ -10,12 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
 	"github.com/vblk-ep/vblk-ep/internal/bench"
 )
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
-	connect    virtualSlot
+	connect    string // the socket of a server that runs
 	disk       string // as --disk has it; empty with --connect
 	serve      []string
 	trapFree   bool
@@ -44,7 +45,7 @@ func (o *benchOptions) parse(args []string, out io.Writer) error {
 	runtime, ramp := timeFlag(10*time.Second), timeFlag(0)
 	var cpus cpuList
 	o.setup.Depth, o.setup.Queues, o.job.Seed = 32, 1, 1
-	fs.Var(&o.connect, "connect", "")
+	fs.Func("connect", "", o.setConnect)
 	fs.StringVar(&o.disk, "disk", "", "")
 	fs.StringVar(&o.rw, "rw", "randread", "")
 	fs.IntVar(&mix, "rwmixread", mix, "")
@@ -79,18 +80,30 @@ func (o *benchOptions) parse(args []string, out io.Writer) error {
 	o.setup.Direct = !indirect
 	o.job.Block, o.job.Size, o.job.Offset = int(min(block, math.MaxInt32)), int64(size), int64(offset)
 	o.job.Runtime, o.job.RampTime, o.job.CPUs = time.Duration(runtime), time.Duration(ramp), cpus
-	return o.complete(mix)
+	return o.complete(mix, out)
+}
+
+// setConnect reads vfio-user:SOCKET.
+func (o *benchOptions) setConnect(text string) error {
+	rest, ok := strings.CutPrefix(text, vfioUserScheme)
+	parts := splitCommas(rest)
+	switch {
+	case !ok || parts[0] == "":
+		return usageError("--connect %s: write --connect vfio-user:SOCKET", text)
+	case len(parts) > 1:
+		return usageError("--connect %s: leave %s out: the server says how its registers are reached", text, strings.Join(parts[1:], ","))
+	}
+	o.connect = parts[0]
+	return nil
 }
 
 // complete checks what depends on more than one flag.
-func (o *benchOptions) complete(mix int) error {
+func (o *benchOptions) complete(mix int, out io.Writer) error {
 	switch {
-	case o.connect.socket == "" && o.disk == "":
+	case o.connect == "" && o.disk == "":
 		return usageError("nothing to load: add --disk PATH, or --connect vfio-user:SOCKET")
-	case o.connect.socket != "" && o.disk != "":
+	case o.connect != "" && o.disk != "":
 		return usageError("--connect and --disk are two ways to name what to load: choose one")
-	case o.connect.trapFree:
-		return usageError("--connect vfio-user:%s,trap-free: leave trap-free out: the server says how its registers are reached", o.connect.socket)
 	case o.disk == "" && (o.trapFree || o.inProcess || o.serverCPUs != nil || o.serve != nil):
 		return usageError("with --connect the server is there already: leave out --trap-free, --in-process, --server-cpus and what follows --")
 	case o.inProcess && o.serverCPUs != nil:
@@ -117,9 +130,14 @@ func (o *benchOptions) complete(mix int) error {
 		o.job.ReadMix = mix
 	}
 	if err := o.job.Check(); err != nil {
-		return usageError("--%s", strings.TrimPrefix(err.Error(), bench.ErrJob.Error()+": "))
+		return usageError("--%s", jobText(err))
 	}
-	return o.completeServe()
+	return o.completeServe(out)
+}
+
+// jobText is what is wrong with a job (bench.ErrJob).
+func jobText(err error) string {
+	return strings.TrimPrefix(err.Error(), bench.ErrJob.Error()+": ")
 }
 
 // sizeFlag is a flag for a size in bytes.
@@ -128,7 +146,7 @@ type sizeFlag int64
 func (s *sizeFlag) String() string { return "" }
 
 func (s *sizeFlag) Set(text string) error {
-	n, err := parseSize(text)
+	n, err := disk.ParseSize(text)
 	*s = sizeFlag(n)
 	return err
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend"
 )
 
 // startTime bounds how long a server may take to announce itself, and stopTime
@@ -27,7 +29,7 @@ const (
 
 // completeServe makes serve's arguments of what bench was asked for, and checks
 // them, so that what is wrong is said before anything is started.
-func (o *benchOptions) completeServe() error {
+func (o *benchOptions) completeServe(out io.Writer) error {
 	if o.disk == "" {
 		return nil
 	}
@@ -35,27 +37,39 @@ func (o *benchOptions) completeServe() error {
 	if err != nil {
 		return err
 	}
-	disk := o.disk
-	if spec.offer.Queues == 0 && o.setup.Queues > 1 {
-		disk += fmt.Sprintf(",queues=%d", o.setup.Queues)
-	}
-	const usual = 256
-	if spec.offer.QueueSize == 0 && o.setup.Depth > usual {
-		size := usual
-		for size < o.setup.Depth {
-			size *= 2
-		}
-		disk += fmt.Sprintf(",queue-size=%d", size)
-	}
-	if !strings.Contains(o.disk, "ring=") && o.setup.Packed && !o.trapFree {
-		disk += ",ring=packed"
-	}
+	path := strings.ReplaceAll(spec.path, ",", ",,")
+	disk := path + o.loadOptions() + o.disk[len(path):]
 	if !o.job.Writes() {
 		disk += ",readonly"
 	}
 	o.serve = append([]string{"--disk", disk}, o.serve...)
 	var check options
-	return check.parse("serve", serveUsage, o.serve, io.Discard)
+	if err := check.parse("serve", serveUsage, o.serve, out); err != nil {
+		return err
+	}
+	if check.slot.given {
+		return usageError("the server is at a socket of its own: leave out --epc")
+	}
+	return nil
+}
+
+// loadOptions are what the load wants of the disk. What --disk says comes behind
+// them, so it counts.
+func (o *benchOptions) loadOptions() (text string) {
+	if o.setup.Queues > 1 {
+		text += fmt.Sprintf(",queues=%d", o.setup.Queues)
+	}
+	size := epfbackend.DefaultQueueSize
+	for size < o.setup.Depth {
+		size *= 2
+	}
+	if size > epfbackend.DefaultQueueSize {
+		text += fmt.Sprintf(",queue-size=%d", size)
+	}
+	if o.setup.Packed && !o.trapFree {
+		text += ",ring=packed"
+	}
+	return text
 }
 
 // benchServer is a server that bench has started for itself.
@@ -101,6 +115,7 @@ func (s *benchServer) serveHere(args []string, errOut io.Writer) error {
 	if err != nil {
 		return joinErrors(err, slots.close(), closeAll(exports))
 	}
+	makeRoom(exports)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- serveAll(ctx, exports) }()
@@ -139,12 +154,12 @@ func (s *benchServer) spawn(args []string, cpus cpuList) error {
 	case failed = <-announced:
 	case <-time.After(startTime):
 		failed = fmt.Errorf("it does not start within %v", startTime)
-		_ = cmd.Process.Kill()
 	}
 	if failed != nil {
+		_ = cmd.Process.Kill()
 		err := cmd.Wait()
 		close(gone)
-		return s.complaints(joinErrors(failed, err))
+		return s.complaints(fmt.Errorf("%w, %v", failed, err))
 	}
 	s.end = func() error {
 		defer close(gone)

@@ -7,12 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc/epfuser"
 )
 
 func newImage(t *testing.T, size int64) string {
@@ -29,18 +32,7 @@ func cli(args ...string) (code int, out, errOut string) {
 	return code, o.String(), e.String()
 }
 
-func TestSizesReadAsPeopleWriteThem(t *testing.T) {
-	for text, want := range map[string]int64{
-		"0": 0, "512": 512, "4k": 4096, "4K": 4096, "512M": 512 << 20, "1G": 1 << 30, "2t": 2 << 40,
-	} {
-		got, err := parseSize(text)
-		require.NoError(t, err, text)
-		require.Equal(t, want, got, text)
-	}
-	for _, text := range []string{"", "K", "-1", "1KB", "1.5G", "9223372036854775807K", "one", "1 G"} {
-		_, err := parseSize(text)
-		require.Error(t, err, text)
-	}
+func TestSizesAreWrittenExactly(t *testing.T) {
 	require.Equal(t, "1 GiB", formatSize(1<<30))
 	require.Equal(t, "1536 MiB", formatSize(1536<<20))
 	require.Equal(t, "513 bytes", formatSize(513))
@@ -76,7 +68,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE,queues=0", "write a whole number above 0"},
 		{"serve --disk IMAGE,queues=1025", "choose 1 to 1024"},
 		{"serve --disk IMAGE,queue-size=100", "choose a power of two from 4 to 32768"},
-		{"serve --disk IMAGE,cpus=x", "write 0,2-3"},
+		{"serve --disk IMAGE,cpus=x", "each comma twice: 0,,2-3"},
 		{"serve --disk IMAGE,cpus=1023", "processor 1023 is not there"},
 		{"serve --disk IMAGE,cache=none", "choose writeback, writethrough"},
 		{"serve --disk IMAGE,direct=maybe", "choose auto, off, on"},
@@ -86,14 +78,14 @@ func TestWrongCommandLines(t *testing.T) {
 		{"serve --disk IMAGE --io fast", "choose auto, io_uring or plain"},
 		{"serve --disk IMAGE --poll 0", "choose auto, off, always or a time above 0 as in 50us"},
 		{"serve --disk IMAGE --subsystem 1af4", "two hexadecimal numbers"},
-		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:SOCKET"},
-		{"serve --disk IMAGE --epc vfio-user:", "write --epc vfio-user:SOCKET"},
+		{"serve --disk IMAGE --epc pci:0", "write --epc vfio-user:[SOCKET]"},
 		{"serve --disk IMAGE --epc vfio-user:x,fast", `unknown option "fast": choose trap-free`},
 		{"serve --disk IMAGE,ring=torn", "choose both, packed, split"},
 		{"serve --disk IMAGE --no-such", "unknown option --no-such: see 'vblk-ep serve --help'"},
 		{"serve IMAGE", "disks are named with --disk"},
 		{"check --disk IMAGE extra", "unexpected argument"},
 		{"version --yaml", "unknown option --yaml"},
+		{"version extra", `unexpected argument "extra"`},
 	} {
 		code, out, errOut := cli(strings.Fields(strings.ReplaceAll(c.args, "IMAGE", image))...)
 		require.Equal(t, exitUsage, code, c.args)
@@ -246,4 +238,39 @@ func TestSlotPathsFollowFromTheDisk(t *testing.T) {
 	require.Equal(t, "null", slotName("null:1G"))
 	require.Equal(t, "/run/a.sock", numbered("/run/a.sock", 0))
 	require.Equal(t, "/run/a-2.sock", numbered("/run/a.sock", 2))
+}
+
+// No two functions have the same name, whatever the disks are called.
+func TestFunctionNamesDiffer(t *testing.T) {
+	for _, c := range []struct{ disks, want string }{
+		{"x/a.img y/a.img z/a-1.img", "a a-1 a-1-1"},
+		{"z/a-1.img x/a.img y/a.img", "a-1 a a-2"},
+		{"null:1M null:2M null:3M", "null null-1 null-2"},
+	} {
+		var disks []diskSpec
+		for path := range strings.FieldsSeq(c.disks) {
+			disks = append(disks, diskSpec{path: path})
+		}
+		require.Equal(t, strings.Fields(c.want), functionNames(disks, ""))
+		require.Len(t, slices.Compact(slices.Sorted(slices.Values(defaultSockets(disks)))), len(disks))
+	}
+}
+
+// Of several --epc the last one counts, with nothing of those before.
+func TestTheLastSlotCounts(t *testing.T) {
+	for _, c := range []struct {
+		flags []string
+		want  slotFlag
+	}{
+		{[]string{"vfio-user:"}, slotFlag{given: true}},
+		{[]string{"CTRL,keep", "vfio-user:s"}, slotFlag{given: true, slot: virtualSlot{socket: "s"}}},
+		{[]string{"vfio-user:a,trap-free,doorbell=16", "vfio-user:b"}, slotFlag{given: true, slot: virtualSlot{socket: "b"}}},
+		{[]string{"vfio-user:a,trap-free", ",dma=off"}, slotFlag{given: true, real: &epfuser.Options{NoDMA: true}}},
+	} {
+		var s slotFlag
+		for _, text := range c.flags {
+			require.NoError(t, s.Set(text))
+		}
+		require.Equal(t, c.want, s, c.flags)
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,7 +61,10 @@ var diskOptions = map[string]func(spec *diskSpec, value string) error{
 		return err
 	},
 	"cpus": func(spec *diskSpec, v string) error {
-		return (*cpuList)(&spec.offer.CPUs).Set(v)
+		if (*cpuList)(&spec.offer.CPUs).Set(v) != nil {
+			return errors.New("write a list of processors, each comma twice: 0,,2-3")
+		}
+		return nil
 	},
 	"direct": func(spec *diskSpec, v string) (err error) {
 		spec.open.Direct, err = choose(v, map[string]disk.DirectMode{
@@ -73,9 +77,9 @@ var diskOptions = map[string]func(spec *diskSpec, value string) error{
 			spec.open.BlockSize = 0
 			return nil
 		}
-		n, err := parseSize(v)
+		n, err := disk.ParseSize(v)
 		if err == nil && (n < 512 || n > 4096 || n&(n-1) != 0) {
-			err = usageText("choose native, 512, 1K, 2K or 4K")
+			err = errors.New("choose native, 512, 1K, 2K or 4K")
 		}
 		spec.open.BlockSize = uint32(n)
 		return err
@@ -127,7 +131,7 @@ func splitCommas(s string) []string {
 func parseCount(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 {
-		return 0, usageText("write a whole number above 0")
+		return 0, errors.New("write a whole number above 0")
 	}
 	return n, nil
 }
@@ -142,7 +146,7 @@ func parseSwitch(s string) (bool, error) {
 func choose[T any](s string, choices map[string]T) (T, error) {
 	v, ok := choices[s]
 	if !ok {
-		return v, usageText("choose " + listOf(choices))
+		return v, errors.New("choose " + listOf(choices))
 	}
 	return v, nil
 }
@@ -156,8 +160,3 @@ func listOf[T any](m map[string]T) string {
 	slices.Sort(names)
 	return strings.Join(names, ", ")
 }
-
-// usageText is an error that says only what would be right.
-type usageText string
-
-func (u usageText) Error() string { return string(u) }

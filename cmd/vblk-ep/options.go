@@ -37,7 +37,8 @@ Options:
                             kind that is used (auto: the best there is); keep: the
                             function stays with the host, for the next server to go on
   --epc vfio-user:[SOCKET][,trap-free[,doorbell=16]]
-                            offer a virtual slot at SOCKET (further disks: SOCKET-1, ...)
+                            offer a virtual slot at SOCKET (further disks: slot-1.sock,
+                            slot-2.sock, ... if that is slot.sock);
                             default: /run/vblk-ep/NAME.sock, NAME being the disk's;
                             trap-free makes the registers plain memory, as on an
                             endpoint controller that sees no register accesses;

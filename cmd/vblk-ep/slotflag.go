@@ -26,16 +26,18 @@ type virtualSlot struct {
 	narrow   bool // the doorbell takes 16 bits
 }
 
-func (s *slotFlag) String() string    { return "" }
-func (v *virtualSlot) String() string { return "" }
+func (s *slotFlag) String() string { return "" }
 
 // Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]] or
-// [CONTROLLER][,dma=off][,doorbell=KIND][,keep].
+// [CONTROLLER][,dma=off][,doorbell=KIND][,keep]. Of several flags the last one counts.
 func (s *slotFlag) Set(text string) error {
-	s.given = true
+	*s = slotFlag{given: true}
+	if rest, ok := strings.CutPrefix(text, vfioUserScheme); ok {
+		return s.slot.set(text, splitCommas(rest))
+	}
 	parts := splitCommas(text)
-	if strings.ContainsAny(parts[0], ":/") || (parts[0] == "" && len(parts) == 1) {
-		return s.slot.Set(text)
+	if text == "" || strings.ContainsAny(parts[0], ":/") {
+		return usageError("--epc %s: write --epc vfio-user:[SOCKET][,trap-free], or the name of an endpoint controller", text)
 	}
 	s.real = &epfuser.Options{Controller: parts[0]}
 	for _, option := range parts[1:] {
@@ -67,13 +69,8 @@ func (s *slotFlag) controllerOption(text, option string) error {
 	return usageError("--epc %s: unknown option %q: choose dma=auto|off, doorbell=auto|its|shared|poll or keep", text, option)
 }
 
-// Set reads vfio-user:[SOCKET][,trap-free[,doorbell=16]].
-func (v *virtualSlot) Set(text string) error {
-	rest, ok := strings.CutPrefix(text, vfioUserScheme)
-	parts := splitCommas(rest)
-	if !ok || (parts[0] == "" && len(parts) == 1) {
-		return usageError("--epc %s: write --epc vfio-user:SOCKET[,trap-free], or the name of an endpoint controller", text)
-	}
+// set takes what --epc says behind its scheme: [SOCKET][,trap-free[,doorbell=16]].
+func (v *virtualSlot) set(text string, parts []string) error {
 	v.socket = parts[0]
 	for _, option := range parts[1:] {
 		switch option {
@@ -124,14 +121,17 @@ func defaultSockets(disks []diskSpec) []string {
 	return paths
 }
 
-// functionNames names a function for each disk: nvme0n1p2, nvme0n1p2-1.
+// functionNames names a function for each disk: nvme0n1p2, nvme0n1p2-1. All names
+// are different.
 func functionNames(disks []diskSpec, ext string) []string {
-	seen := map[string]int{}
+	taken := map[string]bool{}
 	names := make([]string, len(disks))
 	for i, d := range disks {
-		name := slotName(d.path)
-		names[i] = numbered(name+ext, seen[name])
-		seen[name]++
+		name := slotName(d.path) + ext
+		for n := 0; names[i] == "" || taken[names[i]]; n++ {
+			names[i] = numbered(name, n)
+		}
+		taken[names[i]] = true
 	}
 	return names
 }

@@ -35,6 +35,9 @@ func version(args []string, out io.Writer) error {
 		}
 		return flagError("version", err)
 	}
+	if fs.NArg() > 0 {
+		return usageError("unexpected argument %q: leave it out", fs.Arg(0))
+	}
 	v := versionInfo{Version: release, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	if v.Version == "" {
 		v.Version = "devel"

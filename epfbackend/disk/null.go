@@ -2,7 +2,9 @@ package disk
 
 import (
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +17,8 @@ type nullStore struct {
 
 func openNull(path, size string, o Options) (Store, error) {
 	block := max(o.BlockSize, 512)
-	n, ok := parseSize(size)
-	if !ok || n <= 0 || n%int64(block) != 0 {
+	n, err := ParseSize(size)
+	if err != nil || n <= 0 || n%int64(block) != 0 {
 		return nil, &Error{
 			Path: path, Kind: ErrSize, What: "is not a size that can be served",
 			Mend: fmt.Sprintf("write null:SIZE with a multiple of %d, or a suffix as in null:10G", block),
@@ -34,29 +36,21 @@ func openNull(path, size string, o Options) (Store, error) {
 	return s, nil
 }
 
-// parseSize parses a number of bytes with an optional suffix, a power of 1024.
-func parseSize(s string) (int64, bool) {
-	shift := 0
-	if s != "" {
-		switch s[len(s)-1] | 0x20 {
-		case 'k':
-			shift = 10
-		case 'm':
-			shift = 20
-		case 'g':
-			shift = 30
-		case 't':
-			shift = 40
-		}
-		if shift > 0 {
-			s = s[:len(s)-1]
-		}
+const sizeUnits = "KMGTPE"
+
+// ParseSize reads a size in bytes as people write it: 4096, 512M, 1G. Units are
+// powers of 1024.
+func ParseSize(s string) (int64, error) {
+	digits := strings.TrimRight(s, sizeUnits+strings.ToLower(sizeUnits))
+	unit, shift := strings.ToUpper(s[len(digits):]), 0
+	if unit != "" {
+		shift = 10 * (1 + strings.Index(sizeUnits, unit))
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 || n<<shift>>shift != n {
-		return 0, false
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || len(unit) > 1 || n < 0 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%q is not a size: write 4096, 512M or 1G", s)
 	}
-	return n << shift, true
+	return n << shift, nil
 }
 
 func (s *nullStore) Info() Info { return s.info }

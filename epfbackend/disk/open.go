@@ -41,7 +41,7 @@ type Options struct {
 }
 
 // Open opens the disk at path: a block device, a partition, a regular file, or
-// "null:SIZE" (SIZE in bytes, or with a suffix K, M, G or T), a disk that holds
+// "null:SIZE" (SIZE in bytes, or with a suffix K, M, G, T, P or E), a disk that holds
 // nothing: it reads as zeroes, and what is written is lost.
 //
 // A block device is opened exclusively, a file is locked: for writing, or with

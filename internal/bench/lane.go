@@ -84,7 +84,7 @@ func newLane(id int, j *Job, q *rc.Queue, list []*rc.Request, s span) *lane {
 // run executes the job, and reads back what a verified one wrote. ready is called
 // when the thread is known.
 func (l *lane) run(ready func()) error {
-	runtime.LockOSThread() // never given back, if it was pinned
+	runtime.LockOSThread() // never given back: it may be pinned
 	l.tid = unix.Gettid()
 	ready()
 	if l.cpu >= 0 {

@@ -27,7 +27,8 @@ var guestScript string
 
 const (
 	imageSize = 256 << 20
-	stopTime  = 20 * time.Second // for the server to flush and exit
+	startTime = 20 * time.Second // for the server to listen
+	stopTime  = 20 * time.Second // for it to flush and exit
 )
 
 func main() {
@@ -101,6 +102,7 @@ func startServer(ctx context.Context, program, image, socket string) (*server, e
 		s.err = s.cmd.Wait()
 		close(s.ended)
 	}()
+	late := time.After(startTime)
 	for {
 		if _, err := os.Stat(socket); err == nil {
 			return s, nil
@@ -108,6 +110,9 @@ func startServer(ctx context.Context, program, image, socket string) (*server, e
 		select {
 		case <-s.ended:
 			return nil, fmt.Errorf("vblk-ep did not start: %w", s.err)
+		case <-late:
+			s.kill()
+			return nil, fmt.Errorf("vblk-ep did not start within %v", startTime)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -135,6 +140,7 @@ func (s *server) stop() error {
 	case <-s.ended:
 	case <-time.After(stopTime):
 		s.kill()
+		return fmt.Errorf("vblk-ep did not stop within %v", stopTime)
 	}
 	if s.err != nil {
 		return fmt.Errorf("vblk-ep: %w", s.err)

@@ -46,7 +46,7 @@ func TestVMBlockDevices(t *testing.T) {
 			fio --name=$d --filename=/dev/$d --direct=1 --rw=randrw --bsrange=4k-128k --size=32m \
 				--ioengine=libaio --iodepth=16 --verify=crc32c --verify_fatal=1
 			blkdiscard -f /dev/$d
-			dd if=/dev/$d bs=1M iflag=direct status=none | tr -d '\0' | wc -c | grep -qx 0
+			dd if=/dev/$d bs=1M iflag=direct status=none | tr -cd '\0' | wc -c | grep -qx $(blockdev --getsize64 /dev/$d)
 			mkfs.ext4 -q /dev/$d
 			mount /dev/$d /mnt
 			echo on $d >/mnt/file

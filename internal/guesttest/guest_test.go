@@ -3,7 +3,6 @@ package guesttest
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -63,17 +62,19 @@ func boot(t *testing.T, cfg vm.Config) *guest {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = guestTime
 	}
-	for try := 1; ; try++ {
-		g := start(t, cfg)
+	var g *guest
+	require.NoError(t, vm.UntilBorn(func() error {
+		g = start(t, cfg)
 		err := g.awaitUp(t)
 		if err == nil {
-			return g
+			return nil
 		}
 		g.Kill()
 		_, end := g.Wait()
-		require.True(t, errors.Is(end, vm.ErrStillborn) && try < maxTries, "%v\n%v", err, end)
-		t.Logf("the guest is started again: %v\n%s", end, tail(g.Console(), 3))
-	}
+		t.Logf("the guest did not come up: %v\n%s", end, tail(g.Console(), 3))
+		return fmt.Errorf("%w: %w", err, end)
+	}))
+	return g
 }
 
 func start(t *testing.T, cfg vm.Config) *guest {
@@ -98,9 +99,6 @@ func start(t *testing.T, cfg vm.Config) *guest {
 	})
 	return g
 }
-
-// maxTries is how often a guest is started that is stillborn.
-const maxTries = 3
 
 // up waits until the guest has come up again.
 func (g *guest) up(t *testing.T) {

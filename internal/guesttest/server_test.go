@@ -149,8 +149,7 @@ func (s *server) wait(t *testing.T) {
 	select {
 	case <-s.ended:
 	case <-time.After(stopTime):
-		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
-		<-s.ended
+		s.quit(t)
 		require.Fail(t, "the server did not stop", "%s", s.log.tail(200))
 	}
 	require.NoError(t, s.err, "%s", s.log.tail(60))
@@ -167,14 +166,36 @@ func (s *server) cleanUp(t *testing.T) {
 	case <-s.ended:
 	default:
 		if t.Failed() {
-			_ = s.cmd.Process.Kill()
-			<-s.ended
+			s.kill(t)
 		} else {
 			s.stop(t)
 		}
 	}
 	if t.Failed() {
 		t.Logf("the server's log:\n%s", s.log.tail(60))
+	}
+}
+
+// quit has the server print its stacks and end.
+func (s *server) quit(t *testing.T) {
+	t.Helper()
+	_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+	select {
+	case <-s.ended:
+	case <-time.After(stopTime):
+		s.kill(t)
+		require.Fail(t, "the server did not print its stacks", "%s", s.log.tail(200))
+	}
+}
+
+// kill ends the server at once.
+func (s *server) kill(t *testing.T) {
+	t.Helper()
+	_ = s.cmd.Process.Kill()
+	select {
+	case <-s.ended:
+	case <-time.After(stopTime):
+		require.Fail(t, "the server cannot be killed")
 	}
 }
 
@@ -200,7 +221,7 @@ func (s *server) complaints() []string {
 	return complaint.FindAllString(s.log.String(), -1)
 }
 
-// descriptors lists what the server has open, apart from the Go runtime's own.
+// descriptors lists what the server has open.
 func (s *server) descriptors(t *testing.T) []string {
 	t.Helper()
 	s.alive(t)
@@ -243,8 +264,7 @@ func (s *server) goroutines(t *testing.T) []string {
 	t.Helper()
 	s.alive(t)
 	mark := s.log.Len()
-	s.signal(t, syscall.SIGQUIT)
-	<-s.ended
+	s.quit(t)
 	var names []string
 	for _, m := range startedBy.FindAllStringSubmatch(s.log.String()[mark:], -1) {
 		if !strings.HasPrefix(m[1], "runtime.") {
@@ -281,6 +301,5 @@ func (b *syncBuffer) Len() int {
 
 // tail returns the last lines.
 func (b *syncBuffer) tail(n int) string {
-	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	return tail(b.String(), n)
 }

@@ -45,7 +45,7 @@ func (c *channelRig) ringBell() { c.t.Helper(); c.setReg(ChannelRegister(c.n, DM
 // status waits for a descriptor's status.
 func (c *channelRig) status(i uint32) uint32 {
 	c.t.Helper()
-	require.Eventually(c.t, func() bool { return c.reg(ChannelRegister(c.n, DMATail))-i-1 < 1<<31 }, 10*time.Second, time.Millisecond)
+	require.Eventually(c.t, func() bool { return c.reg(ChannelRegister(c.n, DMATail))-i-1 < 1<<31 }, patience, time.Millisecond)
 	return binary.LittleEndian.Uint32(c.ep.at(c.ring + uint64(i%c.size)*DescSize)[DescStatus:])
 }
 
@@ -202,10 +202,10 @@ func TestStalledDMA(t *testing.T) {
 	c.put(0, 0x1000, epRAM, rcMSI)
 	c.put(0, 4, epRAM, rcRAM)
 	c.ringBell()
-	require.Eventually(t, func() bool { return r.reg(ChannelRegister(0, DMAStatus))&DMABusy != 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.reg(ChannelRegister(0, DMAStatus))&DMABusy != 0 }, patience, time.Millisecond)
 	r.setReg(ChannelRegister(0, DMAControl), 0)
 	close(r.rc.mmio.block)
-	require.Eventually(t, func() bool { return r.reg(ChannelRegister(0, DMAStatus)) == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.reg(ChannelRegister(0, DMAStatus)) == 0 }, patience, time.Millisecond)
 	c = r.channel(0, 4)
 	require.Equal(t, uint32(DescDone), c.one(0, 4, epRAM, rcRAM))
 	r.lab.StallDMA(true)

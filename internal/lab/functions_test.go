@@ -176,7 +176,7 @@ func TestFunctionsSendForThemselves(t *testing.T) {
 	r.setReg(at(RegEvent), allEvents)
 	require.Zero(t, r.reg(at(RegEvent)))
 	require.NoError(t, f1.Close())
-	require.Eventually(t, func() bool { return r.reg(at(RegEvent)) == EventBusMaster }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.reg(at(RegEvent)) == EventBusMaster }, patience, time.Millisecond)
 	sends([4]bool{true}, "the second is gone")
 	f1 = r.host(1)
 	f1.command(masterAndMemory)
@@ -186,5 +186,5 @@ func TestFunctionsSendForThemselves(t *testing.T) {
 	sends([4]bool{}, "was one of all")
 	require.Equal(t, uint32(0x00011234), f1.id())
 	require.NoError(t, r.rc.Close())
-	require.Eventually(t, func() bool { return r.reg(at(RegStatus)) == 0 }, 5*time.Second, time.Millisecond, "no link without the first")
+	require.Eventually(t, func() bool { return r.reg(at(RegStatus)) == 0 }, patience, time.Millisecond, "no link without the first")
 }

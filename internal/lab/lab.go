@@ -232,11 +232,6 @@ func (l *Lab) await(ctx context.Context, what string, condition func() bool) err
 	}
 }
 
-// AwaitStart waits until the endpoint has started the link.
-func (l *Lab) AwaitStart(ctx context.Context) error {
-	return l.await(ctx, "the endpoint starts the link", func() bool { return l.control&ControlLinkEnable != 0 })
-}
-
 // AwaitLink waits until the link is up, or down.
 func (l *Lab) AwaitLink(ctx context.Context, up bool) error {
 	return l.await(ctx, fmt.Sprintf("the link is up: %v", up), func() bool { return l.linkUp.Load() == up })

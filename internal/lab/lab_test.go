@@ -165,7 +165,7 @@ func TestLinkEvents(t *testing.T) {
 	require.Equal(t, uint32(0x56781234), r.rc.read32(vfiouser.RegionConfig, 0))
 
 	require.NoError(t, r.rc.Close())
-	require.Eventually(t, func() bool { return r.reg(RegStatus)&StatusLinkUp == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.reg(RegStatus)&StatusLinkUp == 0 }, patience, time.Millisecond)
 	require.Equal(t, uint32(EventLinkDown), r.events())
 	r.rc.connect(r.lab.cfg.HostSocket)
 	require.Equal(t, uint32(EventLinkUp), r.events())
@@ -228,7 +228,7 @@ func TestEndpointComesBack(t *testing.T) {
 	require.NoError(t, r.lab.AwaitLink(t.Context(), false))
 	require.Equal(t, uint32(0xffffffff), r.rc.read32(vfiouser.RegionConfig, 0))
 	require.Equal(t, uint32(0xffffffff), r.rc.read32(0, 0))
-	require.Eventually(t, func() bool { return m.Bytes()[0] == 0xff && m.Bytes()[0xfff] == 0xff }, 5*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return m.Bytes()[0] == 0xff && m.Bytes()[0xfff] == 0xff }, patience, time.Millisecond,
 		"memory that is mapped reads ones, too")
 	r.rc.write32(0, 0, 1)
 	r.rc.write32(0, 0x1040, 1)

@@ -62,7 +62,11 @@ func (m *memory) add(d vfiouser.DMAMap, fd int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, found := m.find(r.addr)
-	if found || i < len(m.regions) && m.regions[i].addr-r.addr < r.size || len(m.regions) >= vfiouser.MaxDMAMaps {
+	switch {
+	case len(m.regions) >= vfiouser.MaxDMAMaps:
+		r.release()
+		return fmt.Errorf("memory [%#x, +%#x) would be range %d: %w", r.addr, r.size, len(m.regions)+1, syscall.ENOSPC)
+	case found || i < len(m.regions) && m.regions[i].addr-r.addr < r.size:
 		r.release()
 		return fmt.Errorf("memory [%#x, +%#x) overlaps other: %w", r.addr, r.size, syscall.EEXIST)
 	}

@@ -5,13 +5,12 @@ import (
 	"time"
 )
 
-const (
-	// postedCredits is how many writes of the RC may be on their way.
-	postedCredits = 256
-	// completionTimeout bounds how long the RC waits for an endpoint that stands
-	// still. Its monitor gives up on the function after five seconds.
-	completionTimeout = 2 * time.Second
-)
+// postedCredits is how many writes of the RC may be on their way.
+const postedCredits = 256
+
+// completionTimeout bounds how long the RC waits for an endpoint that stands
+// still. Its monitor gives up on the function after five seconds.
+var completionTimeout = 2 * time.Second // longer in a test
 
 // postedWrite is a write of the RC to something in the endpoint's guest.
 type postedWrite struct {

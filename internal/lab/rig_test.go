@@ -29,6 +29,9 @@ const (
 	rcMSI     = 0xfee00000 // of x86: not memory
 )
 
+// patience is how long is waited for what comes at once on a machine that is not busy.
+const patience = 3 * time.Minute
+
 // access is one DMA message that a guest got.
 type access struct {
 	addr  uint64
@@ -193,7 +196,7 @@ func count(fd int) uint64 {
 // signalled waits until an eventfd is signalled.
 func signalled(t testing.TB, fd int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return count(fd) > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return count(fd) > 0 }, patience, time.Millisecond)
 }
 
 // rig is a lab with two guests that are played by the test.

@@ -50,9 +50,6 @@ func Open(bus Bus) (*Device, error) {
 	return d, d.check()
 }
 
-// Bus returns the way to the function.
-func (d *Device) Bus() Bus { return d.bus }
-
 // Close gives up interrupts. It does not touch the device.
 func (d *Device) Close() error { return d.closeInterrupts() }
 
@@ -103,11 +100,14 @@ func (d *Device) capability(at int) (next uint8, err error) {
 	}
 	switch b[virtiopci.CapVndr] {
 	case virtiopci.CapIDMSIX:
+		if len(b) < virtiopci.MSIXCapLen {
+			return 0, fmt.Errorf("%w: no room for the MSI-X capability at %#x", ErrDevice, at)
+		}
 		d.msix, d.MSIX = at, virtiopci.DecodeMSIXCap(b)
 	case virtiopci.CapIDVendor:
 		c, _, err := virtiopci.DecodeCap(b)
 		if err != nil {
-			return 0, fmt.Errorf("capability at %#x: %w", at, err)
+			return 0, fmt.Errorf("%w: capability at %#x: %w", ErrDevice, at, err)
 		}
 		if c.Type == virtiopci.PCICfg {
 			d.window = at

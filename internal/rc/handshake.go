@@ -120,12 +120,6 @@ func (d *Device) Start() error {
 	return d.SetStatus(virtio.Acknowledge | virtio.Driver | virtio.FeaturesOK | virtio.DriverOK)
 }
 
-// NumQueues reads the number of virtqueues.
-func (d *Device) NumQueues() (int, error) {
-	v, err := d.Read(virtiopci.NumQueues, 2)
-	return int(v), err
-}
-
 // QueueLimit reads the largest size of queue i.
 func (d *Device) QueueLimit(i int) (int, error) {
 	if err := d.Write(virtiopci.QueueSelect, 2, uint64(i)); err != nil {

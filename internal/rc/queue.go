@@ -88,9 +88,6 @@ func (q *Queue) Renew() error {
 	return q.enable()
 }
 
-// Size returns how many descriptors the queue has.
-func (q *Queue) Size() int { return q.cfg.Size }
-
 // InFlight returns how many requests were submitted and not yet collected.
 func (q *Queue) InFlight() int { return q.ring.InFlight() }
 

@@ -40,7 +40,6 @@ func TestVMArm64(t *testing.T) {
 	res, err := v.Wait()
 	require.NoError(t, err)
 	logTimes(t, res)
-	assert.Less(t, res.Total, time.Minute)
 	assert.Contains(t, res.Kernel, "arm64")
 	assert.Contains(t, res.Output, res.Kernel+" aarch64\n")
 	assert.Contains(t, res.Console, "Linux version "+res.Kernel)
@@ -64,5 +63,5 @@ func TestVMArm64Crash(t *testing.T) {
 		Kernel: ARM64(), Timeout: patient, Script: "echo c >/proc/sysrq-trigger; sleep 1000",
 	})
 	require.ErrorContains(t, err, "the kernel crashed")
-	assert.Less(t, res.Total, time.Minute, "a crash ends the run at once")
+	assert.Less(t, res.Total, patient, "a crash ends the run at once")
 }

@@ -41,13 +41,12 @@ func openFiles() []string {
 	return files
 }
 
-// settles waits until the condition holds, for two seconds.
+// settles waits until the condition holds, for a minute.
 func settles(condition func() bool) bool {
-	for range 200 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if condition() {
 			return true
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	return false
 }

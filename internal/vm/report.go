@@ -21,7 +21,7 @@ type report struct {
 	heard   []string      // what the work said and nobody has taken yet
 	changed chan struct{} // closed and replaced when there is more, or the end
 	ended   bool
-	ups     int // how often the first process started
+	ups     int // how often the guest came up
 	exited  bool
 	status  int
 	err     error // a line that makes no sense
@@ -127,6 +127,13 @@ func (r *report) say(ctx context.Context, line string) error {
 		return fmt.Errorf("vm: speak to the guest: %w", err)
 	}
 	return nil
+}
+
+// upCount returns how often the guest came up.
+func (r *report) upCount() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ups
 }
 
 // verdict says how the work ended, and whether it did.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -218,4 +219,16 @@ func TestCacheLockObeysContext(t *testing.T) {
 	cancel()
 	_, err = ensure(ctx, recipe{name: "thing"})
 	assert.ErrorIs(t, err, context.Canceled)
+}
+
+// A guest whose first process hangs before it says that it is up is stillborn, too.
+func TestStillbornInItsFirstProcess(t *testing.T) {
+	defer func(was time.Duration) { birthTime = was }(birthTime)
+	birthTime = time.Millisecond
+	ctx, cancel := context.WithCancelCause(t.Context())
+	v := &VM{console: newCapture(), report: &report{}, qmp: newQMP(nil), cancel: cancel}
+	_, err := v.console.Write([]byte("Run /init as init process\n"))
+	require.NoError(t, err)
+	v.watchBirth(ctx)
+	require.ErrorIs(t, context.Cause(ctx), ErrStillborn)
 }

@@ -17,34 +17,29 @@ var (
 	errStuck   = errors.New("the guest did not power off after its work")
 )
 
-// ErrStillborn says that a kernel has not run its first process and said nothing for
-// birthTime, or only that it hangs for some of these, or that one of its processors
-// tripped over an instruction that another was changing. Under emulation both happen
-// about once in a hundred boots of several processors on a busy machine, also without
-// any device of ours. So far nothing but the bus's own code has looked at a device:
-// [Run] and [UntilBorn] try again, and a guest that may reset itself is reset.
-var ErrStillborn = errors.New("the kernel did not get as far as its first process")
+// ErrStillborn says that a guest has not come up and said nothing for birthTime, or only
+// that it hangs for some of these, or that one of its processors tripped over an
+// instruction that another was changing. Under emulation both happen about once in a
+// hundred boots of several processors on a busy machine, also without any device of
+// ours. So far nothing but the bus's own code has looked at a device: [Run] and
+// [UntilBorn] try again, and a guest that may reset itself is reset.
+var ErrStillborn = errors.New("the guest did not come up")
 
 var birthTime = 45 * time.Second // shorter in a test
 
-// maxLooks is how often a kernel may take birthTime and say something.
+// maxLooks is how often a guest may take birthTime and say something.
 const maxLooks = 4
 
 // maxBirths is how often a guest is started that is stillborn.
 const maxBirths = 3
 
-// births counts how often a kernel has run its first process.
-func (v *VM) births() int {
-	return strings.Count(v.console.String(), "Run /init as init process")
-}
-
-// watchBirth sees to it that no kernel hangs before its first process, neither
-// after the start nor after a reset.
+// watchBirth sees to it that no guest hangs before it is up, neither after the start
+// nor after a reset.
 func (v *VM) watchBirth(ctx context.Context) {
 	for before, said, look, try := 0, 0, 1, 1; ; {
 		select {
 		case <-v.qmp.resets:
-			before, look = v.births(), 1
+			before, look = v.report.upCount(), 1
 			continue
 		case <-time.After(birthTime):
 		case <-ctx.Done():
@@ -52,11 +47,11 @@ func (v *VM) watchBirth(ctx context.Context) {
 		}
 		heard := len(v.console.String())
 		switch {
-		case v.births() > before:
+		case v.report.upCount() > before:
 			try = 1
 			select {
 			case <-v.qmp.resets:
-				before, look = v.births(), 1
+				before, look = v.report.upCount(), 1
 			case <-ctx.Done():
 				return
 			}
@@ -80,7 +75,7 @@ var crash = regexp.MustCompile(`(?m)^(\[[^]]*\] )?(Kernel panic|BUG: |Oops|Inter
 // conclude decides whether the run succeeded.
 func (v *VM) conclude(exit error, exited bool, reportErr, cause error) error {
 	if line := crash.FindString(v.result.Console); line != "" {
-		if strings.Contains(line, "int3") && v.births() == 0 {
+		if strings.Contains(line, "int3") && v.result.Ups == 0 {
 			return fmt.Errorf("vm: %w: %s", ErrStillborn, line)
 		}
 		return fmt.Errorf("vm: the kernel crashed: %s\n%s", line, tail(v.result.Console, 60))

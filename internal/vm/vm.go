@@ -26,7 +26,7 @@ type Result struct {
 	QEMU     string // what QEMU complained about
 
 	Kernel string        // the version, as uname -r has it; with BootDisk, nothing
-	Up     time.Duration // from the start of QEMU to the guest's first process
+	Up     time.Duration // from the start of QEMU until the guest said that it is up
 	Total  time.Duration // from the start of QEMU to its end
 	Ups    int           // how often the guest came up; more than 1 after a reboot
 }
@@ -242,7 +242,7 @@ func (v *VM) follow(ctx context.Context, cmd *exec.Cmd) {
 	v.result = Result{
 		Status: status, Output: v.output.String(), Console: v.console.String(),
 		Debug: v.debug.String(), Firmware: v.firmware.String(), QEMU: v.stderr.String(),
-		Kernel: v.guest.version, Up: v.up, Total: total, Ups: v.report.ups,
+		Kernel: v.guest.version, Up: v.up, Total: total, Ups: v.report.upCount(),
 	}
 	v.err = v.conclude(exit, exited, reportErr, cause)
 	close(v.done)

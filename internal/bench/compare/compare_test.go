@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/vblk-ep/vblk-ep/internal/bench"
 )
 
 // fioSays is the part that matters of what fio prints.
@@ -109,16 +111,20 @@ func TestOthers(t *testing.T) {
 	before, err := startWatch()
 	require.NoError(t, err)
 	// A child of a child is no child of ours, as others' processes are not.
-	out, err := exec.Command("sh", "-c", "sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $!").Output()
+	out, err := exec.Command("sh", "-c", "sh -c 'ulimit -t 30; while :; do :; done' >/dev/null 2>&1 & echo $!").Output()
 	require.NoError(t, err)
 	var pid int
 	_, err = fmt.Sscan(string(out), &pid)
 	require.NoError(t, err)
-	time.Sleep(time.Second)
+	defer func() { require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) }()
+	require.Eventually(t, func() bool {
+		spun, err := bench.ProcessTime(pid)
+		return err == nil && spun >= 300*time.Millisecond
+	}, 3*time.Minute, 10*time.Millisecond)
 	other, err := before.others()
-	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	require.NoError(t, err)
-	require.Greater(t, other, 100.0/float64(runtime.NumCPU())/10, "one that spins, if it got a tenth of a processor")
+	all := time.Since(before.at).Seconds() * float64(runtime.NumCPU())
+	require.Greater(t, other/100*all, 0.2, "seconds that others have used")
 }
 
 // A noisy turn is repeated as long as there is patience, and the quietest counts.

@@ -72,6 +72,9 @@ func (l *lab) loop(ctx context.Context, path string) (device string, err error) 
 	return device, err
 }
 
+// startTime is how long a server may take until it listens.
+const startTime = 3 * time.Minute
+
 // serve starts a server and waits until it listens at the socket.
 func (l *lab) serve(ctx context.Context, socket string, command ...string) error {
 	cmd := exec.Command(command[0], command[1:]...)
@@ -81,19 +84,32 @@ func (l *lab) serve(ctx context.Context, socket string, command ...string) error
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // once it listens it is told to end: how is its own affair
+		close(ended)
+	}()
 	l.undo = append(l.undo, func() error {
 		_ = cmd.Process.Signal(unix.SIGTERM)
 		kill := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
 		defer kill.Stop()
-		_ = cmd.Wait() // it was told to end: how is its own affair
+		<-ended
 		return nil
 	})
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for late := time.After(startTime); ; {
 		if _, err := os.Stat(socket); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
 			return ctx.Err()
+		case <-ended:
+			return fmt.Errorf("%s: %v; it does not listen at %s", command[0], cmd.ProcessState, socket)
+		case <-late:
+			return fmt.Errorf("%s does not listen at %s", command[0], socket)
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("%s does not listen at %s", command[0], socket)
 }
 
 // daemon starts qemu-storage-daemon with a file and one export of it.

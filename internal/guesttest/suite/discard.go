@@ -29,8 +29,8 @@ func (d Disk) Discards(t *testing.T, mibs int64) {
 	} {
 		at := int64(2*i+1) * mibs
 		d.sh(t, fmt.Sprintf(c+`
-			dd if=/dev/$d bs=1M skip=%d count=%d iflag=direct status=none | tr -d '\0' | wc -c | grep -qx 0
-		`, at*mib, part, at, mibs))
+			dd if=/dev/$d bs=1M skip=%d count=%d iflag=direct status=none | tr -cd '\0' | wc -c | grep -qx %d
+		`, at*mib, part, at, mibs, part))
 		d.consists(t, `\0`, at, mibs)
 		d.consists(t, `\252`, at-mibs, mibs) // nothing before it
 		d.consists(t, `\252`, at+mibs, mibs) // nothing behind it
@@ -48,9 +48,9 @@ func (d Disk) Discards(t *testing.T, mibs int64) {
 func (d Disk) consists(t *testing.T, octal string, at, mibs int64) {
 	t.Helper()
 	d.behind(t, fmt.Sprintf(`
-		others=$(dd if="$back" bs=1M skip=%d count=%d status=none | tr -d '%s' | wc -c)
-		[ $others = 0 ] || { echo "$others other bytes than %[3]s in %[2]d MiB at %[1]d MiB"; exit 1; }
-	`, at, mibs, octal))
+		same=$(dd if="$back" bs=1M skip=%d count=%d status=none | tr -cd '%s' | wc -c)
+		[ $same = %d ] || { echo "$same bytes are %[3]s in %[2]d MiB at %[1]d MiB"; exit 1; }
+	`, at, mibs, octal, mibs*mib))
 }
 
 // hole says whether a range of the disk takes no space on this machine.

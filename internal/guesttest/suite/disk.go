@@ -64,12 +64,6 @@ const Prelude = `
 	}
 `
 
-// On returns the disk under another name of the host's.
-func (d Disk) On(name string) Disk {
-	d.Name = name
-	return d
-}
-
 // sh runs a script on the host, where $d is the disk's name.
 func (d Disk) sh(t *testing.T, script string) string {
 	t.Helper()

@@ -129,7 +129,10 @@ func prompt(ctx context.Context, p *machines.Pair, from io.Reader, out io.Writer
 	}
 }
 
-var errUsage = errors.New(help)
+var (
+	errUsage      = errors.New(help)
+	errNotRunning = errors.New("it is not running")
+)
 
 func execute(ctx context.Context, p *machines.Pair, verb, rest string, out io.Writer) error {
 	switch verb {
@@ -149,6 +152,9 @@ func execute(ctx context.Context, p *machines.Pair, verb, rest string, out io.Wr
 		}
 		p.Lab.FailDMA(n)
 	case "reset":
+		if !p.RC().Runs() {
+			return errNotRunning
+		}
 		return p.ResetRC(ctx)
 	case "stats":
 		fmt.Fprintf(out, "%+v\n", p.Lab.Stats())
@@ -164,9 +170,9 @@ func power(p *machines.Pair, what string) error {
 		p.KillEP()
 	case what == "kill rc" && p.RC() != nil:
 		p.KillRC()
-	case what == "start ep" && p.EP() == nil:
+	case what == "start ep" && !p.EP().Runs():
 		return p.StartEP()
-	case what == "start rc" && p.RC() == nil:
+	case what == "start rc" && !p.RC().Runs():
 		return p.StartRC()
 	default:
 		return errUsage
@@ -175,8 +181,8 @@ func power(p *machines.Pair, what string) error {
 }
 
 func inGuest(ctx context.Context, g *machines.Guest, script string, to io.Writer) error {
-	if g == nil {
-		return errors.New("it is not running")
+	if !g.Runs() {
+		return errNotRunning
 	}
 	out, err := g.Run(ctx, script)
 	fmt.Fprint(to, out)

@@ -62,9 +62,19 @@ func TestVMDocumented(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 	}
+	// A guest that has ended is there to be started, and for nothing else.
+	say("rc poweroff -f")
+	require.Equal(t, errNotRunning.Error()+"\n", say("rc true"))
+	require.Equal(t, errNotRunning.Error()+"\n", say("reset"))
+	require.Empty(t, say("start rc"))
+	require.Empty(t, say("rc true"))
 	_, err := fmt.Fprintln(keyboard, "quit")
 	require.NoError(t, err)
 	require.NoError(t, <-ended)
+}
+
+func TestNothingToReset(t *testing.T) {
+	require.ErrorIs(t, execute(t.Context(), new(machines.Pair), "reset", "", io.Discard), errNotRunning)
 }
 
 // lines returns what is typed at the prompt in those examples of a document in which a

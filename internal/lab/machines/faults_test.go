@@ -76,7 +76,7 @@ func TestVMFaults(t *testing.T) {
 		r.Lab.DropLink(false)
 		r.rc(`
 			echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove
-			! test -e /dev/nvme0n1
+			test ! -e /dev/nvme0n1
 			echo 1 >/sys/bus/pci/rescan
 		`)
 		require.Equal(t, kept, r.rc(read))
@@ -89,7 +89,7 @@ func TestVMFaults(t *testing.T) {
 			within 180 sh -c 'setpci -s 1:0.0 0.l | grep -x ffffffff'
 			killall fio
 			echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove
-			! test -e /dev/nvme0n1
+			test ! -e /dev/nvme0n1
 		`)
 		require.NoError(t, r.StartEP())
 		r.ep("sh epf-nvme start /dev/vda")

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
@@ -73,6 +74,16 @@ func (o *output) take(end string) (text, status string, changed <-chan struct{})
 	return text, status, o.changed
 }
 
+// upTime is how long a guest may take to come up.
+const upTime = 5 * time.Minute
+
+// awaitUp waits until the guest is up.
+func (g *Guest) awaitUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, upTime)
+	defer cancel()
+	return g.Expect(ctx, "up")
+}
+
 // boot starts a guest and waits until it is up. ready is called, if it is not nil,
 // as soon as there is a machine; more than once, if the guest is stillborn.
 func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Guest, err error) {
@@ -90,7 +101,7 @@ func boot(ctx context.Context, cfg vm.Config, ready func(*Guest) error) (g *Gues
 			err = ready(g)
 		}
 		if err == nil {
-			err = g.Expect(ctx, "up")
+			err = g.awaitUp(ctx)
 		}
 		if err != nil {
 			g.Kill()
@@ -112,7 +123,7 @@ func (g *Guest) reset(ctx context.Context) error {
 	if _, err := g.QMP(ctx, "system_reset", nil); err != nil {
 		return err
 	}
-	if err := g.Expect(ctx, "up"); err != nil {
+	if err := g.awaitUp(ctx); err != nil {
 		return err
 	}
 	g.n = 0
@@ -159,12 +170,16 @@ func (g *Guest) Run(ctx context.Context, script string) (string, error) {
 	}
 }
 
-func (g *Guest) ended() bool {
+// Runs says whether there is a guest, and it has not ended.
+func (g *Guest) Runs() bool {
+	if g == nil {
+		return false
+	}
 	select {
 	case <-g.Done():
-		return true
-	default:
 		return false
+	default:
+		return true
 	}
 }
 

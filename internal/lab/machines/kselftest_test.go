@@ -8,7 +8,7 @@ import (
 )
 
 // kselftest runs the kernel's own test of endpoints in the root complex, and
-// returns what it skipped.
+// returns how many of its tests passed and which it skipped.
 func (r *rig) kselftest(args string) (passed string, skipped []string) {
 	r.t.Helper()
 	out, status := r.tryRC(`

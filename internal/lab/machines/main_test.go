@@ -80,7 +80,7 @@ func (r *rig) evidence() {
 		if g == nil {
 			continue
 		}
-		if g.ended() {
+		if !g.Runs() {
 			_, err := g.Wait()
 			r.t.Logf("%s has ended: %v\n", name, err)
 			continue

@@ -81,13 +81,12 @@ func Start(ctx context.Context, cfg Config) (_ *Pair, err error) {
 
 // Close ends the guests and the link.
 func (p *Pair) Close() error {
+	p.cancel() // kills both, and whoever holds p.mu need not wait for them
 	for _, g := range []*Guest{p.EP(), p.RC()} {
 		if g != nil {
-			g.Kill()
 			_, _ = g.Wait()
 		}
 	}
-	p.cancel()
 	return errors.Join(<-p.served, p.Lab.Close(), os.RemoveAll(p.dir))
 }
 
@@ -165,6 +164,9 @@ func (p *Pair) StartRC() error {
 		return p.add(p.ctx)
 	})
 	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.rc = nil
 		return fmt.Errorf("the root complex's guest: %w", err)
 	}
 	return nil

@@ -59,7 +59,7 @@ func (p *Pair) Partition(ctx context.Context) error {
 		n=0
 		until [ -b /dev/vda2 ]; do
 			n=$((n + 1))
-			[ $n -lt 100 ]
+			[ $n -lt 1800 ]
 			sleep 0.1
 		done
 	`, firstSize>>20, secondStart>>20, secondSize>>20))

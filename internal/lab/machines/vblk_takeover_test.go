@@ -17,8 +17,8 @@ func (r *rig) takeOver(args string) (again int) {
 	r.ep(`
 		./vblk-ep serve --verbose ` + args + ` >/tmp/vblk.out 2>/tmp/vblk.err &
 		echo $! >/tmp/vblk.pid
-		within 20 grep -q "ring taken over" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
-		within 20 grep -q "a function is taken over" /tmp/vblk.err
+		within 180 grep -q "ring taken over" /tmp/vblk.err || { cat /tmp/vblk.out /tmp/vblk.err; exit 1; }
+		within 180 grep -q "a function is taken over" /tmp/vblk.err
 	`)
 	line := regexp.MustCompile(`ring taken over.* again=(\d+)`).FindStringSubmatch(r.ep("cat /tmp/vblk.err"))
 	require.NotNil(r.t, line)
@@ -81,7 +81,7 @@ func TestVMVblkTakeover(t *testing.T) {
 			r.killServer()
 			t.Logf("file system: %d requests again", r.takeOver(args))
 			r.rc(`
-				within 120 test ! -d /proc/$(cat /tmp/cp.pid)
+				within 180 test ! -d /proc/$(cat /tmp/cp.pid)
 				[ ! -s /tmp/cp.out ]
 				umount /mnt
 				e2fsck -f -n /dev/vda
