@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // Source is where the notifications of one virtqueue arrive.
@@ -26,7 +28,7 @@ var _ Source = (*Trapped)(nil)
 
 // NewTrapped returns a doorbell that nobody has rung.
 func NewTrapped() (*Trapped, error) {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	fd, err := eventfd.New()
 	if err != nil {
 		return nil, fmt.Errorf("create doorbell: %w", err)
 	}
@@ -37,17 +39,7 @@ func NewTrapped() (*Trapped, error) {
 func (t *Trapped) FD() int { return t.fd }
 
 // Ring implements Source.
-func (t *Trapped) Ring() {
-	for {
-		// EAGAIN: the counter is full, so the doorbell is as rung as can be.
-		if _, err := unix.Write(t.fd, one[:]); err != unix.EINTR {
-			return
-		}
-	}
-}
-
-// one is the number, in the byte order of the machines we build for.
-var one = [8]byte{1}
+func (t *Trapped) Ring() { _ = eventfd.Ring(t.fd) }
 
 // Close releases the eventfd. Nobody may wait on it any more.
 func (t *Trapped) Close() error { return unix.Close(t.fd) }

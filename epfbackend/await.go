@@ -45,7 +45,7 @@ func (w *worker) await() ([]*disk.IO, error) {
 		switch {
 		case w.more || w.broken || w.gate.wanted() != running:
 			return nil, nil
-		case !w.ready(): // nothing came in time
+		case w.late:
 			return w.sleep()
 		}
 	}
@@ -84,17 +84,20 @@ func (w *worker) sleep() ([]*disk.IO, error) {
 	return w.collect(!w.more)
 }
 
-// ready says whether disk or DMA engine have completed something.
+// ready says whether disk or DMA engine may have completed something. That can be wrong for
+// as long as nothing completes: the kernel's mark that there is something to be taken may
+// come after it was taken.
 func (w *worker) ready() bool { return w.engine.Ready() || w.reap() }
 
-// look returns when there is something to do, or nothing came in time. It touches
-// host memory, and may be cut short by a fault in it.
+// look returns when there may be something to do, or when nothing came in time: late. The
+// ring is looked at each time, for it may be all that there is. It touches host memory, and
+// may be cut short by a fault in it.
 func (w *worker) look() error {
 	limit := w.pace.budget(w.cause())
 	if limit > 0 && w.waiting == 0 {
 		w.waiting = time.Since(started)
 	}
-	for n := 1; w.gate.wanted() == running && !w.ready(); n++ {
+	for w.late = false; w.gate.wanted() == running; {
 		if w.ring == nil {
 			time.Sleep(searchPause)
 			w.more = true
@@ -109,7 +112,11 @@ func (w *worker) look() error {
 				return err
 			}
 		}
-		if n%lookClock == 0 && limit > 0 && time.Since(started)-w.waiting > limit {
+		if w.looks++; w.looks%lookClock == 0 && limit > 0 && time.Since(started)-w.waiting > limit {
+			w.late = true
+			return nil
+		}
+		if w.ready() {
 			return nil
 		}
 		shm.Pause()

@@ -1,7 +1,9 @@
 package epfbackend_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -120,4 +122,30 @@ func TestOneOfTwoQueuesIsBroken(t *testing.T) {
 	r.broken()
 	r.must(virtioblk.TypeOut, 0, make([]byte, 4096))
 	r.revive()
+}
+
+// A link that goes down makes nonsense of a ring before we are told of it: the host that
+// has gone is not blamed. One that stays is.
+func TestNonsenseOfALinkThatGoesDown(t *testing.T) {
+	nonsense := func(t *testing.T) *rig {
+		r := newRig(t, setup{link: shuffled(5), queue: rc.QueueConfig{Size: 64}})
+		r.q.SetAvail(0, 0)
+		r.q.SetDesc(0, ^uint64(0), ^uint32(0), ^uint16(0), ^uint16(0))
+		r.q.SetAvailIndex(1)
+		require.NoError(t, r.q.Notify())
+		return r
+	}
+	t.Run("it goes", func(t *testing.T) {
+		// How soon the ring is found, and the end told, is the machine's business.
+		for range 20 {
+			r := nonsense(t)
+			time.Sleep(10 * time.Millisecond)
+			require.NoError(t, r.fn.Reset(t.Context()))
+			if l := r.log.String(); strings.Contains(l, "the queue has ended") && !strings.Contains(l, "needs a reset") {
+				return
+			}
+		}
+		require.Fail(t, "the host is blamed each time")
+	})
+	t.Run("it stays", func(t *testing.T) { nonsense(t).broken() })
 }

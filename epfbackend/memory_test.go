@@ -127,6 +127,34 @@ func (r *rig) finish(list []*rc.Request) {
 	}
 }
 
+// A worker that is to pause fetches nothing more, also where it is in the middle of it:
+// a host that takes its time for each header is waited for once.
+func TestPauseCutsAFetchShort(t *testing.T) {
+	const n = 40
+	faults := noLending(dataBase, ^uint64(0))
+	r := newRig(t, setup{faults: faults, memory: twoRegions, queue: rc.QueueConfig{Indirect: 4, Size: 64}})
+	fillFirstRegion(t, r.mem)
+	var list []*rc.Request
+	for range n {
+		q := r.request(sector)
+		q.Type = virtioblk.TypeIn
+		list = append(list, q)
+		require.NoError(t, r.q.Submit(q))
+	}
+	var transfers atomic.Int32
+	faults.Transfers(func(bool, uint64, int) error {
+		transfers.Add(1)
+		time.Sleep(10 * time.Millisecond)
+		return nil
+	})
+	require.NoError(t, r.q.Kick())
+	require.Eventually(t, func() bool { return transfers.Load() > 0 }, patience, time.Millisecond)
+	require.NoError(t, r.fn.Pause(t.Context()))
+	require.Less(t, transfers.Load(), int32(n), "not even all headers")
+	r.fn.Resume()
+	r.finish(list)
+}
+
 // A request over lendable and other memory goes through a buffer as a whole.
 func TestMixedMemory(t *testing.T) {
 	const near, far = 1 << 32, 1<<32 + 1<<20

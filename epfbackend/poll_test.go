@@ -85,6 +85,54 @@ func TestHostThatNeverNotifies(t *testing.T) {
 	}
 }
 
+// eager is an engine that always says that there may be something to take, as the kernel's
+// mark can until the next operation completes.
+type eager struct{ disk.Engine }
+
+func (eager) Ready() bool { return true }
+
+type eagerStore struct{ disk.Store }
+
+func (s eagerStore) NewEngine(kind disk.EngineKind, depth, doorbell int) (disk.Engine, error) {
+	e, err := s.Store.NewEngine(kind, depth, doorbell)
+	return eager{e}, err
+}
+
+// A worker that is told that its engine has something to take, and finds nothing, still
+// serves the ring, and does not look for longer than it may.
+func TestEngineWithNothingReady(t *testing.T) {
+	t.Run("the ring is served", func(t *testing.T) {
+		r := newSlot(t, setup{
+			options: epfbackend.Options{Poll: epfbackend.PollAlways}, polled: true,
+			wrap: func(s disk.Store) disk.Store { return eagerStore{s} },
+		})
+		var err error
+		r.dev, err = rc.Open(silent{r.slot})
+		require.NoError(t, err)
+		r.start()
+		for range 100 {
+			r.alive()
+		}
+	})
+	for name, poll := range map[string]epfbackend.Poll{"auto": epfbackend.PollAuto, "time": epfbackend.Poll(50 * time.Microsecond)} {
+		t.Run("it sleeps, "+name, func(t *testing.T) {
+			r := newSlot(t, setup{
+				options: epfbackend.Options{Poll: poll},
+				wrap:    func(s disk.Store) disk.Store { return eagerStore{s} },
+			})
+			r.start()
+			for range 100 {
+				r.alive()
+			}
+			var slept bool
+			for end := time.Now().Add(patience); !slept && time.Now().Before(end); {
+				slept = share(t) < 0.25
+			}
+			require.True(t, slept, "it spins")
+		})
+	}
+}
+
 // The same host gets no answer where its doorbell is waited for.
 func TestSleepingFunctionNeedsNotifications(t *testing.T) {
 	r := newSlot(t, setup{options: epfbackend.Options{Poll: epfbackend.PollOff}})

@@ -71,18 +71,30 @@ func (f *Function) brokenQueue() int {
 	return -1
 }
 
-// Continue implements epc.Lasting.
-func (f *Function) Continue(c epc.Controller, gone bool) error {
+// CanContinue implements epc.Lasting.
+func (f *Function) CanContinue(c epc.Controller) error {
+	_, _, err := f.left(c)
+	return err
+}
+
+// left returns the record that was left with a controller, and the queues that were served.
+func (f *Function) left(c epc.Controller) (*record, []servedQueue, error) {
 	record := f.newRecord(c)
 	if record == nil {
-		return errRecord
-	}
-	queues, err := record.read()
-	if err != nil {
-		return err
+		return nil, nil, errRecord
 	}
 	if !f.info.Exclusive {
-		return errShared
+		return nil, nil, errShared
+	}
+	queues, err := record.read()
+	return record, queues, err
+}
+
+// Continue implements epc.Lasting.
+func (f *Function) Continue(c epc.Controller, gone bool) error {
+	record, queues, err := f.left(c)
+	if err != nil {
+		return err
 	}
 	regs := regfile.AdoptTrapFree(f.trapFreeConfig(c), f)
 	if gone {

@@ -68,6 +68,8 @@ type worker struct {
 	asked     bool       // the driver will notify of the next chain, and there was none
 	rung      bool       // it may have done so
 	pace      pollPace
+	looks     int  // for something to do, since it started
+	late      bool // the last of them were for as long as it may be
 	pool      pool
 	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
@@ -414,7 +416,7 @@ func (w *worker) fetch() error {
 		if len(w.free) == 0 || w.broken {
 			return nil // a completion will bring us back
 		}
-		if w.more = budget == 0; w.more {
+		if w.more = budget == 0 || w.gate.wanted() != running; w.more {
 			return nil
 		}
 		if w.pace.budget(w.cause()) != 0 && (w.mover == nil || w.pace.mode == PollAlways) {
@@ -428,11 +430,12 @@ func (w *worker) fetch() error {
 	}
 }
 
-// take starts the chains that are there, at most as many as the budget says. Where a
-// look is a round trip, it leaves it to who asks to be notified to look for more.
+// take starts the chains that are there, at most as many as the budget says, and none
+// once something else is wanted: each may be waited for. Where a look is a round trip,
+// it leaves it to who asks to be notified to look for more.
 func (w *worker) take(budget *int) error {
 	for taken := 0; len(w.free) > 0 && *budget > 0; *budget-- {
-		if !w.live() || taken > 0 && w.mover != nil && !w.ring.Known() {
+		if !w.live() || w.gate.wanted() != running || taken > 0 && w.mover != nil && !w.ring.Known() {
 			return nil
 		}
 		r := w.free[len(w.free)-1]
@@ -487,9 +490,26 @@ func (w *worker) fail(err error) {
 		return
 	}
 	w.broken = true
-	if errors.Is(err, epc.ErrAway) {
+	if errors.Is(err, epc.ErrAway) || vring.IsMalformed(err) && w.hostLeaves() {
 		w.log.Info("the queue has ended", "err", err)
 		return
 	}
 	w.f.fail(err)
+}
+
+// leaving is how long it may take until we are told that the host has gone.
+const leaving = 250 * time.Millisecond
+
+// hostLeaves says whether the host goes away just now, where it is reached by transfers. On
+// a link that goes down reads of the processor return ones, and that makes no ring.
+func (w *worker) hostLeaves() bool {
+	if w.mover == nil {
+		return false
+	}
+	for end := time.Now().Add(leaving); time.Now().Before(end); time.Sleep(awayNap) {
+		if w.gate.wanted() == stopped || !w.f.regs.Live(w.epoch) {
+			return true
+		}
+	}
+	return false
 }

@@ -39,6 +39,7 @@ type summary struct {
 
 	Controller *epfuser.Report `json:"controller,omitempty"` // of an endpoint
 	Slot       string          `json:"slot,omitempty"`       // there
+	Left       string          `json:"left,omitempty"`       // what becomes of the function that is there already
 }
 
 // lost is a feature that a trap-free function cannot offer.
@@ -67,6 +68,12 @@ func summarize(fn *epfbackend.Function, store disk.Store, at slot) (summary, err
 	case nil:
 	case *epfuser.Slot:
 		s.Slot, s.Controller = at.Path(), at.Report()
+		if at.Adopted() {
+			s.Left = "taken over"
+			if err := at.CanGoOn(fn); err != nil {
+				s.Left = fmt.Sprintf("made anew, and the host has to look for it again: %v", err)
+			}
+		}
 	default:
 		s.Socket, s.QEMU = at.Path(), qemuArgs(at.Path())
 	}
@@ -153,6 +160,9 @@ func (s *summary) print(w io.Writer) {
 	switch {
 	case s.Controller != nil:
 		fmt.Fprintf(w, "  function  %s; doorbell: %s; data: %s\n", s.Slot, s.Controller.Doorbell, s.Controller.Data)
+		if s.Left != "" {
+			fmt.Fprintf(w, "            left by another server, %s\n", s.Left)
+		}
 	case s.Socket != "":
 		fmt.Fprintf(w, "  slot      %s%s\n", s.Socket, mode)
 	}
@@ -183,7 +193,7 @@ func (s *summary) printQEMU(w io.Writer) {
 	}
 }
 
-// announce says what is exported, once everything is ready.
+// announce says what is exported, once all of it is open.
 func announce(w io.Writer, exports []*export, asJSON bool) error {
 	all := make([]summary, len(exports))
 	for i, e := range exports {

@@ -118,7 +118,7 @@ func (s *benchServer) serveHere(args []string, errOut io.Writer) error {
 	makeRoom(exports)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- serveAll(ctx, exports) }()
+	go func() { served <- serveAll(ctx, exports, nil) }()
 	s.end = func() error {
 		cancel()
 		return joinErrors(<-served, slots.close(), closeAll(exports))

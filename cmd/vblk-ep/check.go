@@ -40,22 +40,17 @@ func check(args []string, out, errOut io.Writer) (err error) {
 		return err
 	}
 	var verdicts []verdict
-	var problems *multierror.Error
 	log := o.logger(errOut)
 	slots := newTrial(&o, log)
-	if err := slots.open(); err != nil {
-		problems = multierror.Append(problems, err)
-	}
+	opened := slots.open()
+	problems := multierror.Append(nil, opened)
 	defer func() { err = joinErrors(err, slots.close()) }()
 	for i, d := range o.disks {
 		d.open.Log, d.offer.Log = log, log
 		export, err := tryExport(d, slots, i)
-		v := verdict{Disk: d.path, OK: err.ErrorOrNil() == nil, Problems: []string{}, Export: export}
-		for _, e := range err.WrappedErrors() {
-			v.Problems = append(v.Problems, e.Error())
-			problems = multierror.Append(problems, e)
-		}
-		verdicts = append(verdicts, v)
+		problems = multierror.Append(problems, err)
+		said := append(append([]string{}, causes(opened)...), causes(err)...)
+		verdicts = append(verdicts, verdict{Disk: d.path, OK: len(said) == 0, Problems: said, Export: export})
 		if export != nil && !o.json {
 			export.print(out)
 			export.printController(out)
@@ -73,23 +68,22 @@ func check(args []string, out, errOut io.Writer) (err error) {
 
 // tryExport does all that serve does, short of serving. What it says of the disk it
 // says without a slot, too.
-func tryExport(d diskSpec, slots slots, i int) (*summary, *multierror.Error) {
-	at, room, err := slots.add(i, d.open.Log)
-	errs := multierror.Append(nil, err)
+func tryExport(d diskSpec, slots slots, i int) (*summary, error) {
+	at, room, unplaced := slots.add(i, d.open.Log)
 	d.offer.Room = room
 	store, err := disk.Open(d.path, d.open)
 	if err != nil {
-		return nil, multierror.Append(errs, err)
+		return nil, joinErrors(unplaced, err)
 	}
 	defer store.Close()
 	fn, err := epfbackend.New(store, d.offer)
 	if err != nil {
-		return nil, multierror.Append(errs, err)
+		return nil, joinErrors(unplaced, err)
 	}
 	defer fn.Close()
 	s, err := summarize(fn, store, at)
 	if err != nil {
-		return nil, multierror.Append(errs, err)
+		return nil, joinErrors(unplaced, err)
 	}
-	return &s, errs
+	return &s, unplaced
 }

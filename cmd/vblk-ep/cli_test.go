@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -97,6 +100,33 @@ func TestWrongCommandLines(t *testing.T) {
 	}
 }
 
+// Errors that come together are a line each, whoever put them together and whatever was
+// put around them.
+func TestErrorsAreALineEach(t *testing.T) {
+	one, two, three := errors.New("one"), errors.New("two: more"), errors.New("three")
+	for _, c := range []struct {
+		err   error
+		lines []string
+	}{
+		{one, []string{"one"}},
+		{fmt.Errorf("%w: mend it", one), []string{"one: mend it"}},
+		{fmt.Errorf("%w: %w", one, two), []string{"one: two: more"}},
+		{errors.Join(one, two), []string{"one", "two: more"}},
+		{joinErrors(one, nil, errors.Join(two, three)), []string{"one", "two: more", "three"}},
+		{fmt.Errorf("/dev/x: %w", joinErrors(one)), []string{"/dev/x: one"}},
+		{fmt.Errorf("/dev/x: %w", joinErrors(one, two)), []string{"/dev/x: one", "/dev/x: two: more"}},
+		{errors.Join(fmt.Errorf("a: %w", errors.Join(one, joinErrors(two))), three), []string{"a: one", "a: two: more", "three"}},
+		{fmt.Errorf("%w: %w", three, errors.Join(one, two)), []string{"three: one", "three: two: more"}},
+	} {
+		var out bytes.Buffer
+		require.Equal(t, exitFailed, report(c.err, &out))
+		require.Equal(t, "vblk-ep: "+strings.Join(c.lines, "\nvblk-ep: ")+"\n", out.String())
+	}
+	var out bytes.Buffer
+	require.Equal(t, exitUsage, report(joinErrors(one, usageError("two")), &out))
+	require.Equal(t, "vblk-ep: one\nvblk-ep: two\n", out.String())
+}
+
 func TestHelpIsNotAnError(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"serve", "--help"}, {"check", "-h"}, {"version", "--help"}} {
 		code, out, errOut := cli(args...)
@@ -161,6 +191,22 @@ func TestCheckTellsEveryProblem(t *testing.T) {
 	require.Contains(t, errOut, "long")
 }
 
+// What keeps the controller from being asked is a problem of each disk.
+func TestCheckTellsThatThereIsNoController(t *testing.T) {
+	code, out, errOut := cli("check", "--json", "--disk", newImage(t, 1<<20), "--disk", "null:1G", "--epc", "no-such-controller")
+	require.Equal(t, exitFailed, code)
+	require.Equal(t, 1, strings.Count(errOut, "\n"), errOut)
+	var answer struct {
+		Disks []verdict `json:"disks"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &answer))
+	require.Len(t, answer.Disks, 2)
+	for _, d := range answer.Disks {
+		require.False(t, d.OK)
+		require.Equal(t, "vblk-ep: "+strings.Join(d.Problems, "\n")+"\n", errOut)
+	}
+}
+
 // buildProgram returns the real program, for what only a process of its own shows.
 func buildProgram(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "vblk-ep")
@@ -210,6 +256,31 @@ func TestServeStartsAndStops(t *testing.T) {
 	require.NoError(t, p.Wait(), "stderr: %s", &p.errOut)
 	require.Empty(t, p.errOut.String(), "quiet by default")
 	require.NoFileExists(t, socket)
+}
+
+// SIGHUP is for the sizes of disks, and harmless when nobody looks at them yet: here the
+// server waits until somebody reads what it announces.
+func TestHangupDoesNotKillAServer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "slot.sock")
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	size, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, os.Getpagesize())
+	require.NoError(t, err)
+	_, err = w.Write(make([]byte, size))
+	require.NoError(t, err)
+
+	p := exec.Command(buildProgram(t), "serve", "--disk", newImage(t, 1<<20), "--epc", "vfio-user:"+socket)
+	var errOut bytes.Buffer
+	p.Stdout, p.Stderr = w, &errOut
+	require.NoError(t, p.Start())
+	t.Cleanup(func() { _ = p.Process.Kill(); _ = p.Wait() })
+	w.Close()
+	require.Eventually(t, func() bool { _, err := os.Stat(socket); return err == nil }, 10*time.Second, time.Millisecond)
+	require.NoError(t, p.Process.Signal(unix.SIGHUP))
+	go func() { _, _ = io.Copy(io.Discard, r) }()
+	require.NoError(t, p.Process.Signal(unix.SIGTERM))
+	require.NoError(t, p.Wait(), "stderr: %s", &errOut)
 }
 
 func TestServeSeveralDisks(t *testing.T) {

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/hashicorp/go-multierror"
+	"strings"
 )
 
 // Exit codes.
@@ -73,19 +72,55 @@ func report(err error, errOut io.Writer) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
 	}
-	causes := []error{err}
-	var several *multierror.Error
-	if errors.As(err, &several) {
-		causes = several.Errors
+	for _, cause := range causes(err) {
+		fmt.Fprintln(errOut, "vblk-ep:", strings.TrimPrefix(cause, errUsage.Error()+": "))
 	}
-	code := exitFailed
-	for _, cause := range causes {
-		text := cause.Error()
-		if errors.Is(cause, errUsage) {
-			code = exitUsage
-			text = text[len(errUsage.Error())+len(": "):]
+	if errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// causes returns what err says: a line for each of the errors that were reported
+// together, after what is said of all of them.
+func causes(err error) (lines []string) {
+	if err == nil {
+		return nil
+	}
+	before, others := split(err)
+	if len(others) == 0 {
+		return []string{err.Error()}
+	}
+	for _, other := range others {
+		for _, cause := range causes(other) {
+			lines = append(lines, before+cause)
 		}
-		fmt.Fprintln(errOut, "vblk-ep:", text)
 	}
-	return code
+	return lines
+}
+
+// split returns the errors that err is about, and what it says before them; none if it
+// stands for itself.
+func split(err error) (before string, others []error) {
+	switch e := err.(type) {
+	case interface{ WrappedErrors() []error }: // multierror.Error
+		return "", e.WrappedErrors()
+	case interface{ Unwrap() []error }:
+		others = e.Unwrap()
+		if errors.Join(others...).Error() == err.Error() {
+			return "", others
+		}
+		others = others[len(others)-1:] // of fmt.Errorf
+	case interface{ Unwrap() error }:
+		if others = []error{e.Unwrap()}; others[0] == nil {
+			return "", nil
+		}
+	default:
+		return "", nil
+	}
+	before, ends := strings.CutSuffix(err.Error(), others[0].Error())
+	if !ends {
+		return "", nil
+	}
+	return before, others
 }

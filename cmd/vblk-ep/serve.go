@@ -63,6 +63,8 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 	log := o.logger(errOut)
 	ctx, stop := stopOnSignal(log)
 	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP) // to the end: it must not kill who is flushing
 
 	slots := newSlots(&o, log)
 	exports, err := openAll(o.disks, slots, log)
@@ -74,7 +76,7 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 		return err
 	}
 	makeRoom(exports)
-	return serveAll(ctx, exports)
+	return serveAll(ctx, exports, hangup)
 }
 
 // makeRoom lets the threads of queues, which may not sleep for long, run beside
@@ -90,7 +92,8 @@ func makeRoom(exports []*export) {
 	runtime.GOMAXPROCS(n)
 }
 
-// openAll makes everything ready, and reports all that is in the way at once.
+// openAll makes everything ready, and reports all that is in the way at once. Slots are
+// made once all disks are there: who cannot serve changes nothing that a host sees.
 // What it returns must be closed, also after an error.
 func openAll(disks []diskSpec, slots slots, log *slog.Logger) ([]*export, error) {
 	if err := slots.open(); err != nil {
@@ -101,16 +104,26 @@ func openAll(disks []diskSpec, slots slots, log *slog.Logger) ([]*export, error)
 	for i, d := range disks {
 		e := &export{spec: d, log: log.With("disk", d.path)}
 		exports = append(exports, e)
-		errs = multierror.Append(errs, e.open(slots, i))
+		errs = multierror.Append(errs, e.open(), slots.check(i))
+	}
+	if errs.ErrorOrNil() != nil {
+		return exports, errs
+	}
+	for i, e := range exports {
+		errs = multierror.Append(errs, e.place(slots, i))
 	}
 	return exports, errs.ErrorOrNil()
 }
 
-func (e *export) open(slots slots, i int) (err error) {
+// open opens the disk.
+func (e *export) open() (err error) {
 	e.spec.open.Log, e.spec.offer.Log = e.log, e.log
-	if e.store, err = disk.Open(e.spec.path, e.spec.open); err != nil {
-		return joinErrors(err, slots.check(i))
-	}
+	e.store, err = disk.Open(e.spec.path, e.spec.open)
+	return err
+}
+
+// place makes the slot, and the function for it.
+func (e *export) place(slots slots, i int) (err error) {
 	if e.slot, e.spec.offer.Room, err = slots.add(i, e.log); err != nil {
 		return err
 	}
@@ -132,8 +145,9 @@ func closeAll(exports []*export) error {
 	return errs.ErrorOrNil()
 }
 
-// serveAll runs all exports until ctx ends or one of them cannot go on.
-func serveAll(ctx context.Context, exports []*export) error {
+// serveAll runs all exports until ctx ends or one of them cannot go on. The sizes of disks
+// are looked at when it is told to.
+func serveAll(ctx context.Context, exports []*export, look <-chan os.Signal) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, e := range exports {
 		group.Go(func() error {
@@ -144,25 +158,22 @@ func serveAll(ctx context.Context, exports []*export) error {
 		})
 	}
 	group.Go(func() error {
-		watchSizes(ctx, exports)
+		watchSizes(ctx, exports, look)
 		return nil
 	})
 	return group.Wait()
 }
 
-// watchSizes lets each export look at its disk's size, now and then and on
-// SIGHUP, until ctx ends.
-func watchSizes(ctx context.Context, exports []*export) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, unix.SIGHUP)
-	defer signal.Stop(hangup)
+// watchSizes lets each export look at its disk's size, now and then and when told to,
+// until ctx ends.
+func watchSizes(ctx context.Context, exports []*export, look <-chan os.Signal) {
 	tick := time.NewTicker(resizePeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hangup:
+		case <-look:
 		case <-tick.C:
 		}
 		for _, e := range exports {
@@ -190,7 +201,7 @@ func stopOnSignal(log *slog.Logger) (context.Context, func()) {
 		}
 		select {
 		case <-signals:
-			log.Warn("stopped at once: what was in flight is lost, and nothing was flushed")
+			log.Warn("stopped at once: what was in flight is not finished, and nothing was flushed")
 			os.Exit(exitFailed)
 		case <-ended:
 		}

@@ -41,9 +41,7 @@ func newTrial(o *options, log *slog.Logger) slots {
 	s := newSlots(o, log)
 	switch s := s.(type) {
 	case *controller:
-		for i := range s.names {
-			s.names[i] += "-check"
-		}
+		s.trial = true
 	case *sockets:
 		return &paths{sockets: *s}
 	}
@@ -94,6 +92,7 @@ type controller struct {
 	opts     epfuser.Options
 	disks    []diskSpec
 	names    []string
+	trial    bool // nothing is changed that a host sees
 	endpoint *epfuser.Endpoint
 }
 
@@ -112,7 +111,11 @@ func (c *controller) add(i int, _ *slog.Logger) (slot, *epc.Room, error) {
 	if queues == 0 {
 		queues = epfbackend.DefaultQueues
 	}
-	s, err := c.endpoint.Add(c.names[i], queues)
+	add := c.endpoint.Add
+	if c.trial {
+		add = c.endpoint.Try
+	}
+	s, err := add(c.names[i], queues)
 	if err != nil {
 		return nil, nil, err
 	}

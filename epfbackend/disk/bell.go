@@ -19,7 +19,7 @@ func (b *bell) listen(fd int) {
 }
 
 // drain takes what has rung, and reports whether anything had. It does not wait,
-// whether or not the descriptor is non-blocking.
+// whether or not the descriptor is non-blocking; for that it takes Linux 5.8.
 func (b *bell) drain() bool {
 	for b.fd >= 0 {
 		n, errno := blkio.Preadv(b.fd, b.vec[:], -1, unix.RWF_NOWAIT)
@@ -29,16 +29,3 @@ func (b *bell) drain() bool {
 	}
 	return false
 }
-
-// ring adds one to the eventfd fd. It can only fail where that is full, and then
-// its reader will wake up anyway.
-func ring(fd int) {
-	for {
-		if _, err := unix.Write(fd, one[:]); err != unix.EINTR {
-			return
-		}
-	}
-}
-
-// one is the number, in the byte order of the machines we build for.
-var one = [8]byte{1}

@@ -15,6 +15,7 @@ const (
 	uringSpare    = 8   // entries beside those of the operations: watches, cancels
 	uringReap     = 64  // completions taken at once
 	uringPatience = 100 // milliseconds to wait for a kernel that is out of memory
+	uringEarly    = 8   // operations that do not wait for those after them
 )
 
 // What completes under these names is no operation; those have their slot.
@@ -36,10 +37,7 @@ type uringEngine struct {
 	other    bell // see Listen
 	woken    bool // by it
 	watching int  // watches that will still complete
-	multi    bool // a watch goes on by itself
 	closing  bool
-	direct   uring.File
-	buffered uring.File
 
 	slots []*IO    // by slot
 	free  []uint32 // slots
@@ -73,27 +71,29 @@ func (e *uringEngine) attach(depth, doorbell int) error {
 	if err := e.off.open(e.t, depth, uringThreads); err != nil {
 		return err
 	}
-	e.registerFiles()
+	if err := e.registerFiles(); err != nil {
+		return err
+	}
 	_ = e.ring.RegisterBuffers(uringBuffers) // what it cannot, Pin will say
-	e.multi = e.ring.Features()&uring.FeatRsrcTags != 0
 	e.doorbell.listen(doorbell)
 	e.watch(tagDoorbell)
 	e.watch(tagOffload)
 	return nil
 }
 
-// registerFiles saves a reference count per operation. It works without, where
-// the limit on open files is in the way.
-func (e *uringEngine) registerFiles() {
-	t := e.t
-	direct := t.direct
-	if direct < 0 {
-		direct = t.buffered
+// The registered files.
+var (
+	directFile   = uring.Slot(0)
+	bufferedFile = uring.Slot(1)
+)
+
+// registerFiles saves a reference count per operation.
+func (e *uringEngine) registerFiles() error {
+	fd := e.t.direct
+	if fd < 0 {
+		fd = e.t.buffered
 	}
-	e.direct, e.buffered = uring.Slot(0), uring.Slot(1)
-	if e.ring.RegisterFiles(direct, t.buffered) != nil {
-		e.direct, e.buffered = uring.FD(direct), uring.FD(t.buffered)
-	}
+	return e.ring.RegisterFiles(fd, e.t.buffered)
 }
 
 func (e *uringEngine) Name() string { return "io_uring" }
@@ -113,6 +113,10 @@ func (e *uringEngine) Start(io *IO) {
 	e.free = e.free[:last]
 	e.slots[io.slot] = io
 	e.issue(io)
+	// The disk begins when it is told, and need not be idle while a long turn is prepared.
+	if e.ring.Prepared() >= uringEarly {
+		_ = e.ring.Submit() // what it cannot, Wait tries again, and says
+	}
 }
 
 // issue prepares the step of io.
@@ -131,15 +135,15 @@ func (e *uringEngine) issue(io *IO) {
 	tag := uint64(io.slot)
 	switch s.call {
 	case callRead:
-		sqe.Read(e.file(s), s.vec, s.off, s.flags, tag)
+		sqe.Read(s.file(), s.vec, s.off, s.flags, tag)
 		e.inBuffer(sqe, s)
 	case callWrite:
-		sqe.Write(e.file(s), s.vec, s.off, s.flags, tag)
+		sqe.Write(s.file(), s.vec, s.off, s.flags, tag)
 		e.inBuffer(sqe, s)
 	case callSync:
-		sqe.Datasync(e.buffered, tag)
+		sqe.Datasync(bufferedFile, tag)
 	case callFallocate:
-		sqe.Fallocate(e.buffered, s.flags, s.off, s.n, tag)
+		sqe.Fallocate(bufferedFile, s.flags, s.off, s.n, tag)
 	}
 }
 
@@ -162,11 +166,11 @@ func (e *uringEngine) Pin(memory ...[]byte) error {
 	return e.ring.SetBuffers(memory...)
 }
 
-func (e *uringEngine) file(s *step) uring.File {
+func (s *step) file() uring.File {
 	if s.direct {
-		return e.direct
+		return directFile
 	}
-	return e.buffered
+	return bufferedFile
 }
 
 // next returns a free entry. The queue has room for everything, except at the
@@ -190,7 +194,7 @@ func (e *uringEngine) watch(tag uint64) {
 		fd = e.other.fd
 	}
 	if sqe := e.next(); sqe != nil {
-		sqe.Poll(uring.FD(fd), unix.POLLIN, e.multi, tag)
+		sqe.Poll(uring.FD(fd), unix.POLLIN, true, tag)
 		e.watching++
 	}
 }
@@ -322,7 +326,7 @@ func (e *uringEngine) watched(c *uring.CQE) (rung bool, err error) {
 			e.free = append(e.free, io.slot)
 		}
 	}
-	if !c.More() && !e.closing {
+	if !c.More() && (!e.closing || len(e.free) < len(e.slots)) { // operations need their bell to the last
 		e.watch(c.UserData)
 	}
 	return rung, nil

@@ -216,7 +216,7 @@ const lingering = 500 * time.Millisecond
 func letGo(take func() error) error {
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		err := take()
-		taken := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EBUSY)
+		taken := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY)
 		if !taken || time.Since(begin) > lingering {
 			return err
 		}

@@ -38,10 +38,12 @@ type Info struct {
 	MinIO, OptIO    uint32 // preferred units; OptIO 0: none reported
 	AlignmentOffset uint32 // of the first aligned physical block
 
-	// Exclusive says that nobody else has the disk in the way that we have it, and that
-	// no request of a process that had is under way: what is claimed is the open file
+	// Exclusive says that nobody who keeps to such claims writes to the disk but us, and
+	// that no write of a process that did is under way: what is claimed is the open file
 	// itself (O_EXCL, or an OFD lock), which each of its requests, and each io_uring that
-	// it is registered with, keeps open until it has ended, also after a SIGKILL.
+	// it is registered with, keeps open until it has ended, also after a SIGKILL. A
+	// read-only file is shared with others who read; to go on after another server that
+	// is enough, for only writes could still change anything.
 	Exclusive bool
 
 	ReadOnly   bool

@@ -1,11 +1,11 @@
 package disk
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"github.com/vblk-ep/vblk-ep/internal/blkio"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,9 +28,9 @@ type offload struct {
 }
 
 func (o *offload) open(t *target, depth, threads int) error {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	fd, err := eventfd.New()
 	if err != nil {
-		return fmt.Errorf("create an eventfd: %w", err)
+		return err
 	}
 	o.t, o.max = t, min(depth, threads)
 	o.queue = make(chan *IO, depth)
@@ -61,7 +61,7 @@ func (o *offload) work() {
 		first := o.ready.Add(1) == 1
 		o.mu.Unlock()
 		if first {
-			ring(o.bell.fd)
+			_ = eventfd.Ring(o.bell.fd)
 		}
 	}
 }
@@ -131,7 +131,7 @@ func (o *offload) take(dst []*IO) []*IO {
 	return dst
 }
 
-// close ends the threads after what they are at.
+// close ends the threads after all that was started.
 func (o *offload) close() error {
 	if o.queue == nil {
 		return nil

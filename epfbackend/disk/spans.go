@@ -1,6 +1,10 @@
 package disk
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
+)
 
 // spans are the ranges of a disk that are being modified, by all of its engines.
 // An exclusive one waits for all earlier ones that it overlaps, and later ones
@@ -131,6 +135,6 @@ func (e *emulatedEngine) grant(s *span, by *emulatedEngine) {
 	e.granted = s
 	e.owed.Store(true)
 	if by != e {
-		ring(e.doorbell)
+		_ = eventfd.Ring(e.doorbell)
 	}
 }

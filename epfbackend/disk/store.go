@@ -39,9 +39,10 @@ type IO struct {
 	// Err is the result: nil, or a unix.Errno. EROFS: the disk was opened
 	// read-only. EOPNOTSUPP: the disk cannot do this. EIO also stands for a range
 	// that is not (or no longer) on the disk, EINVAL for an Iov that does not add
-	// up to Length or a SecureErase that is not made of the disk's own blocks, EBUSY for more operations than the engine was made for.
-	// EFAULT: the memory is gone. ECANCELED: the engine was closed over a long
-	// Discard, WriteZeroes or SecureErase.
+	// up to Length or a SecureErase that is not made of the disk's own blocks,
+	// EBUSY for more operations than the engine was made for. EFAULT: the memory is
+	// gone. ECANCELED: the engine was closed over a long Discard, WriteZeroes or
+	// SecureErase.
 	Err error
 
 	step  step         // the system call that is in flight
@@ -77,7 +78,7 @@ type Engine interface {
 	Listen(bell int)
 
 	// Ready reports whether Wait would find something without sleeping. It makes
-	// no system call.
+	// no system call. A no is right; a yes may be wrong until something completes.
 	Ready() bool
 
 	// Pin names the memory that operations use again and again, and nothing else: what

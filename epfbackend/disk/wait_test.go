@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
+	"github.com/vblk-ep/vblk-ep/internal/uring"
 	"github.com/vblk-ep/vblk-ep/internal/uring/uringtest"
 	"golang.org/x/sys/unix"
 )
@@ -49,13 +51,13 @@ func TestDoorbell(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, done)
 			require.False(t, rung)
-			time.AfterFunc(5*time.Millisecond, func() { ring(bell) })
+			time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(bell) })
 			done, rung, err = e.Wait(true)
 			require.NoError(t, err)
 			require.Empty(t, done)
 			require.True(t, rung)
-			ring(bell)
-			ring(bell)
+			eventfd.Ring(bell)
+			eventfd.Ring(bell)
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
 			require.True(t, rung)
@@ -94,7 +96,7 @@ func TestNoRingIsLostUnderLoad(t *testing.T) {
 		seen := make(chan struct{}, 1)
 		go func() {
 			for range rings {
-				ring(bell)
+				eventfd.Ring(bell)
 				<-seen
 			}
 		}()
@@ -171,20 +173,20 @@ func TestOtherBell(t *testing.T) {
 		defer unix.Close(other)
 		e.Listen(other)
 		for range 3 {
-			timer := time.AfterFunc(5*time.Millisecond, func() { ring(other) })
+			timer := time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(other) })
 			done, rung, err := e.Wait(true)
 			require.NoError(t, err)
 			require.False(t, timer.Stop())
 			require.Empty(t, done)
 			require.False(t, rung)
 		}
-		ring(other)
-		ring(bell)
+		eventfd.Ring(other)
+		eventfd.Ring(bell)
 		for rung := false; !rung; {
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
 		}
-		time.AfterFunc(5*time.Millisecond, func() { ring(bell) })
+		time.AfterFunc(5*time.Millisecond, func() { eventfd.Ring(bell) })
 		for rung := false; !rung; { // what is left of the other one ends at most one sleep
 			_, rung, err = e.Wait(true)
 			require.NoError(t, err)
@@ -368,5 +370,32 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 			require.NoError(t, r.e.Close())
 			require.NoError(t, r.store.Close())
 		}
+	}
+}
+
+// Close learns of the end of each operation on a thread, also where the kernel has ended
+// the watch of their bell after one.
+func TestCloseOverOffloadedOperations(t *testing.T) {
+	path := blktest.File(t, 64*mib)
+	for range 5 {
+		r := newRig(t, path, Options{}, URing, 2)
+		e := r.e.(*uringEngine)
+		require.NoError(t, e.enter(false))
+		e.next().Cancel(tagOffload, tagCancel)
+		var cqes [3]uring.CQE
+		for n := 0; n < 2; n += e.ring.Reap(cqes[:]) {
+			require.NoError(t, e.enter(true))
+		}
+		e.next().Poll(uring.FD(e.off.bell.fd), unix.POLLIN, false, tagOffload)
+
+		mem := aligned(t, 32*mib+4096) // what is not aligned is copied
+		small, large := transfer(Read, 0, mem[1:513]), transfer(Read, mib, mem[1:][:32*mib])
+		r.e.Start(large)
+		r.e.Start(small)
+		require.NoError(t, r.e.Close())
+		require.NoError(t, small.Err)
+		require.NoError(t, large.Err)
+		require.EqualValues(t, 32*mib, large.moved)
+		require.NoError(t, r.store.Close())
 	}
 }

@@ -83,8 +83,8 @@ func (c *ConfigSpace) putBARs() error {
 		if bar.Size == 0 {
 			continue
 		}
-		if bar.Size < 16 || bar.Size > 1<<31 || bar.Size&(bar.Size-1) != 0 {
-			return fmt.Errorf("%w: BAR %d has %d bytes", ErrDescription, i, bar.Size)
+		if bar.Wide || bar.Size < 16 || bar.Size > 1<<31 || bar.Size&(bar.Size-1) != 0 {
+			return fmt.Errorf("%w: BAR %d has %d bytes, or 64 bits", ErrDescription, i, bar.Size)
 		}
 		binary.LittleEndian.PutUint32(c.writable[virtiopci.ConfigBAR0+4*i:], ^uint32(bar.Size-1))
 	}

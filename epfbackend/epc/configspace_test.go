@@ -165,6 +165,7 @@ func TestWindowReachesTheBAR(t *testing.T) {
 func TestDescriptionsThatDoNotFit(t *testing.T) {
 	for name, spoil := range map[string]func(d *Description){
 		"bar":      func(d *Description) { d.BARs[3].Size = 24 },
+		"wide":     func(d *Description) { d.BARs[4].Wide = true },
 		"vectors":  func(d *Description) { d.MSIX.Vectors = 2049 },
 		"long":     func(d *Description) { d.Capabilities[0].Data = make([]byte, 250) },
 		"short":    func(d *Description) { d.Capabilities[0].Data = []byte{9} },

@@ -20,6 +20,9 @@ type Lasting interface {
 	// host's end may have gone meanwhile: then nobody is served but who has set up the
 	// device since. After an error nothing was touched, and Attach can follow.
 	Continue(c Controller, gone bool) error
+
+	// CanContinue returns what Continue would fail with, and touches nothing.
+	CanContinue(c Controller) error
 }
 
 // Recording is a Controller with memory for a function that outlives the process, as the

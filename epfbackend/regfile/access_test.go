@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/vblk-ep/vblk-ep/virtio"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
 )
 
@@ -202,6 +203,28 @@ func TestQueueSize(t *testing.T) {
 		h.set("queue_size", c.write)
 		h.is("queue_size", c.want)
 	}
+}
+
+// Packed rings have any size (§4.1.4.3.2).
+func TestQueueSizeOfPackedRings(t *testing.T) {
+	for _, c := range []struct{ write, want uint64 }{
+		{1, 1}, {3, 3}, {queueSize - 1, queueSize - 1}, {queueSize, queueSize}, {0, queueSize}, {queueSize + 1, queueSize},
+	} {
+		h := newHost(t)
+		h.negotiate()
+		h.set("queue_size", c.write)
+		h.is("queue_size", c.want)
+		h.set("queue_enable", 1)
+		h.setStatus(ready)
+		require.EqualValues(t, c.want, h.fn.live[0].Size)
+	}
+	h := newHost(t)
+	h.setStatus(virtio.Acknowledge)
+	h.setStatus(known)
+	h.accept(offered.Minus(virtio.NewFeatures(virtio.RingPacked)))
+	h.setStatus(negotiated)
+	h.set("queue_size", 3)
+	h.is("queue_size", queueSize)
 }
 
 // A vector that does not exist reads back as none (§4.1.5.1.2.1).

@@ -57,7 +57,7 @@ func TestFeaturesAreRefused(t *testing.T) {
 		{"as few as possible", virtio.NewFeatures(virtio.Version1), true},
 		{"none", virtio.Features{}, false},
 		{"no VERSION_1", offered.Without(virtio.Version1), false},
-		{"not offered", offered.With(virtio.RingPacked), false},
+		{"not offered", offered.With(virtio.InOrder), false},
 		{"not offered, of the disk", offered.With(virtioblk.ReadOnly), false},
 		{"above 64 bits", offered.With(100), false},
 	} {

@@ -21,7 +21,7 @@ const (
 	vectors   = queues + 1
 )
 
-var offered = virtio.NewFeatures(virtio.Version1, virtio.RingReset, virtio.EventIdx, virtioblk.Flush, virtioblk.ConfigWCE)
+var offered = virtio.NewFeatures(virtio.Version1, virtio.RingReset, virtio.RingPacked, virtio.EventIdx, virtioblk.Flush, virtioblk.ConfigWCE)
 
 // function is the other side of the register file: it notes what it is told, and
 // ends resets when the test says so.

@@ -77,7 +77,7 @@ type TrapFreeConfig struct {
 //     refuses a queue that is enabled before it has enabled it. Should that hit
 //     the next driver's 1, nothing is lost: its DRIVER_OK is evidence enough.
 //   - DEVICE_NEEDS_RESET in the status, by compare-and-swap of a status that has
-//     DRIVER_OK.
+//     DRIVER_OK, and 0 there in place of such a status: see Disown.
 //   - config_generation, by compare-and-swap, and the fields of the device
 //     configuration that changed.
 //   - driver_feature_select and config_msix_vector, while a driver sets up several
@@ -171,6 +171,12 @@ const (
 // NewTrapFree returns a register file and writes its image. No host may be able
 // to reach the memory yet.
 func NewTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
+	t := newTrapFree(cfg, h)
+	t.write()
+	return t
+}
+
+func newTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
 	t := &TrapFree{cfg: cfg, h: h, config: slices.Clone(cfg.DeviceConfig)}
 	for len(t.config)%4 != 0 {
 		t.config = append(t.config, 0)
@@ -179,7 +185,6 @@ func NewTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
 	for i, off := range cfg.DriverBytes {
 		t.seen[i] = t.config[off]
 	}
-	t.write()
 	return t
 }
 
@@ -199,18 +204,12 @@ func (t *TrapFree) Running() Running {
 }
 
 // AdoptTrapFree returns a register file for memory that another one has left as it
-// was. TakeOver comes next.
+// was. What the driver has written to the device configuration counts as not seen
+// yet. TakeOver comes next.
 func AdoptTrapFree(cfg TrapFreeConfig, h Activator) *TrapFree {
-	t := &TrapFree{cfg: cfg, h: h, config: slices.Clone(cfg.DeviceConfig)}
-	for len(t.config)%4 != 0 {
-		t.config = append(t.config, 0)
-	}
+	t := newTrapFree(cfg, h)
 	for off := 0; off < len(t.config); off += 4 {
 		binary.LittleEndian.PutUint32(t.config[off:], cfg.Device.Load32(off))
-	}
-	t.seen = make([]byte, len(cfg.DriverBytes))
-	for i, off := range cfg.DriverBytes {
-		t.seen[i] = cfg.DeviceConfig[off] // so that the driver's choice is seen again
 	}
 	t.generation = uint8(cfg.Common.Load32(statusWord) >> 8)
 	return t
@@ -273,12 +272,8 @@ func (t *TrapFree) write() {
 	}
 	t.cfg.ISR.Store32(0, 0)
 	for off := 0; off < len(t.config); off += 4 {
-		t.cfg.Device.Store32(off, word(t.config[off:]))
+		t.cfg.Device.Store32(off, binary.LittleEndian.Uint32(t.config[off:]))
 	}
-}
-
-func word(b []byte) uint32 {
-	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
 }
 
 // Epoch identifies the activation that runs, 0 if none does. It may be called
@@ -292,15 +287,16 @@ func (t *TrapFree) Epoch() uint64 {
 
 // Live says whether the activation of an epoch is still what stands in the
 // registers. Whoever serves a queue asks before touching host memory: nine loads
-// and no lock. Whoever gets a no
-// leaves host memory alone from then on and samples.
+// and no lock. Whoever gets a no leaves host memory alone from then on and
+// samples.
 func (t *TrapFree) Live(epoch uint64) bool {
 	a := t.now.Load()
 	return a != nil && a.epoch == epoch && t.holds(a) && t.now.Load() == a
 }
 
-// holds says whether the registers hold a, and nobody has set it up again. queue_enable is looked at last: a set-up writes it after
-// everything but the status.
+// holds says whether the registers hold a, and nobody has set it up again.
+// queue_enable is looked at last: a set-up writes it after everything but the
+// status.
 func (t *TrapFree) holds(a *activation) bool {
 	m := t.cfg.Common
 	if !running(statusOf(m.Load32(statusWord))) || uint16(m.Load32(sizeWord)) != a.size {

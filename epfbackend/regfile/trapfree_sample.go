@@ -1,6 +1,7 @@
 package regfile
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/vblk-ep/vblk-ep/virtio"
@@ -187,12 +188,12 @@ func (t *TrapFree) UpdateDeviceConfig(change func(config []byte)) (live bool) {
 	defer t.mu.Unlock()
 	before := make([]uint32, len(t.config)/4)
 	for i := range before {
-		before[i] = word(t.config[4*i:])
+		before[i] = binary.LittleEndian.Uint32(t.config[4*i:])
 	}
 	change(t.config[:len(t.cfg.DeviceConfig)])
 	t.countGeneration()
 	for i, was := range before {
-		if now := word(t.config[4*i:]); now != was && !t.driverWord(4*i) {
+		if now := binary.LittleEndian.Uint32(t.config[4*i:]); now != was && !t.driverWord(4*i) {
 			t.cfg.Device.Store32(4*i, now)
 		}
 	}

@@ -357,7 +357,7 @@ func (t *Trapped) writeRegister(off uint64, p []byte) int {
 	case virtiopci.QueueSelect:
 		t.queueSel = le.Uint16(p)
 	case virtiopci.QueueSize:
-		if size := le.Uint16(p); open && size != 0 && bits.OnesCount16(size) == 1 && int(size) <= t.cfg.QueueSize {
+		if size := le.Uint16(p); open && t.takesSize(size) {
 			q.Size = int(size)
 		}
 	case virtiopci.QueueMSIXVector:
@@ -402,6 +402,13 @@ func registerWidth(off uint64) int {
 		}
 	}
 	return 0
+}
+
+// takesSize says whether a driver may make a queue this large: without RING_PACKED
+// only a power of two (§4.1.4.3.2).
+func (t *Trapped) takesSize(size uint16) bool {
+	packed := t.status.Has(virtio.FeaturesOK) && t.accepted.Has(virtio.RingPacked)
+	return size != 0 && int(size) <= t.cfg.QueueSize && (packed || bits.OnesCount16(size) == 1)
 }
 
 // vector returns v if such a vector exists; reading back NoVector tells the

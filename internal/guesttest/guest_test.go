@@ -1,8 +1,6 @@
 package guesttest
 
 import (
-	"context"
-	"encoding/base64"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -17,55 +15,27 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
-// The time a guest has is long because machines that test are slow and busy; a
-// guest that is done ends at once.
-const (
-	guestTime = 20 * time.Minute
-	upTime    = 5 * time.Minute // to come up
-)
-
-// servant is the work of a guest that does what it is told: it runs scripts
-// that it hears, each in a shell of its own that ends with the first failure, and
-// prints after each a line with its number and its status. What a script leaves
-// running goes on.
-const servant = `
-	cat >/tmp/prelude <<'EOF'` + suite.Prelude + `
-EOF
-	say up
-	n=0
-	while line=$(hear); do
-		[ "$line" = end ] && exit 0
-		n=$((n + 1))
-		{ echo . /tmp/prelude; echo "$line" | base64 -d; } >/tmp/script
-		sh -e /tmp/script </dev/null 2>&1
-		printf '\n==> %d %d\n' $n $?
-	done
-	exit 1
-`
+// guestTime is how long a guest may live. It is long because machines that test are
+// slow and busy; a guest that is done ends at once.
+const guestTime = 20 * time.Minute
 
 // guest is a running guest that does as it is told.
 type guest struct {
-	*vm.VM
+	*vm.Shell
 	trouble bool // the test breaks something, so the kernel may complain
-
-	out  *syncBuffer
-	mark int // up to where out was taken
-	n    int // scripts since the guest came up
-	gone chan struct{}
 }
 
 // boot starts a guest and waits until it is up. The guest is killed at the end
 // of the test, if it is still there.
 func boot(t *testing.T, cfg vm.Config) *guest {
 	t.Helper()
-	cfg.Script = servant
 	if cfg.Timeout == 0 {
 		cfg.Timeout = guestTime
 	}
 	var g *guest
 	require.NoError(t, vm.UntilBorn(func() error {
 		g = start(t, cfg)
-		err := g.awaitUp(t)
+		err := g.AwaitUp(t.Context())
 		if err == nil {
 			return nil
 		}
@@ -79,20 +49,14 @@ func boot(t *testing.T, cfg vm.Config) *guest {
 
 func start(t *testing.T, cfg vm.Config) *guest {
 	t.Helper()
-	g := &guest{out: &syncBuffer{}, gone: make(chan struct{})}
-	cfg.Live = g.out
 	// A machine that stands still because ours is busy is not what is looked for.
 	cfg.Cmdline = strings.TrimSpace(cfg.Cmdline + " nosoftlockup rcupdate.rcu_cpu_stall_suppress=1")
-	var err error
-	g.VM, err = vm.Start(t.Context(), cfg)
+	shell, err := vm.StartShell(t.Context(), cfg)
 	require.NoError(t, err)
-	go func() {
-		_, _ = g.Wait()
-		close(g.gone)
-	}()
+	g := &guest{Shell: shell}
 	t.Cleanup(func() {
 		g.Kill()
-		<-g.gone
+		<-g.Done()
 		if t.Failed() {
 			t.Logf("the guest's console:\n%s", tail(g.Console(), 40))
 		}
@@ -103,52 +67,21 @@ func start(t *testing.T, cfg vm.Config) *guest {
 // up waits until the guest has come up again.
 func (g *guest) up(t *testing.T) {
 	t.Helper()
-	require.NoError(t, g.awaitUp(t))
-}
-
-func (g *guest) awaitUp(t *testing.T) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), upTime)
-	defer cancel()
-	g.n = 0
-	return g.Expect(ctx, "up")
+	require.NoError(t, g.AwaitUp(t.Context()))
 }
 
 // tell has the guest run a script, and does not wait.
 func (g *guest) tell(t *testing.T, script string) {
 	t.Helper()
-	g.n++
-	require.NoError(t, g.Say(t.Context(), base64.StdEncoding.EncodeToString([]byte(script+"\n"))))
-}
-
-// listen waits for the end of what the guest was told last. It returns what was
-// printed and the exit status.
-func (g *guest) listen(t *testing.T) (out string, status int) {
-	t.Helper()
-	end := regexp.MustCompile(fmt.Sprintf(`\r?\n==> %d (\d+)\r?\n`, g.n))
-	for {
-		text := g.out.String()[g.mark:]
-		if m := end.FindStringSubmatchIndex(text); m != nil {
-			status, _ = strconv.Atoi(text[m[2]:m[3]])
-			g.mark += m[1]
-			return text[:m[0]], status
-		}
-		select {
-		case <-g.gone:
-			_, err := g.Wait()
-			require.Fail(t, "the guest ended in the middle of a script", "%v\n%s", err, tail(text, 40))
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	require.NoError(t, g.Tell(t.Context(), suite.Prelude+script))
 }
 
 // sh has the guest run a script, and returns what it printed. The test fails if
 // the script does.
 func (g *guest) sh(t *testing.T, script string) string {
 	t.Helper()
-	g.tell(t, script)
-	out, status := g.listen(t)
-	require.Zero(t, status, "%s", out)
+	out, err := g.Run(t.Context(), suite.Prelude+script)
+	require.NoError(t, err)
 	return strings.TrimSuffix(out, "\n")
 }
 
@@ -165,8 +98,7 @@ func (g *guest) powerOff(t *testing.T) vm.Result {
 	if !g.trouble {
 		g.quiet(t)
 	}
-	require.NoError(t, g.Say(t.Context(), "end"))
-	res, err := g.Wait()
+	res, err := g.End(t.Context())
 	require.NoError(t, err)
 	t.Logf("Linux %s, up in %v, off after %v", res.Kernel, res.Up.Round(time.Millisecond), res.Total.Round(time.Millisecond))
 	return res

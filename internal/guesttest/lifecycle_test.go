@@ -129,7 +129,7 @@ func TestVMStop(t *testing.T) {
 	require.NoError(t, err, "QEMU is alive")
 	assert.Contains(t, string(status), `"running": true`)
 	select {
-	case <-g.gone:
+	case <-g.Done():
 		res, err := g.Wait()
 		require.Fail(t, "the guest's machine ended", "%v\n%s", err, res.QEMU)
 	default:

@@ -59,8 +59,8 @@ func TestVMSeveralGuests(t *testing.T) {
 		`, i))
 	}
 	for _, g := range gs {
-		out, status := g.listen(t)
-		assert.Zero(t, status, "%s", out)
+		_, err := g.Listen(t.Context())
+		assert.NoError(t, err)
 	}
 	suite.Image(gs[1].sh, "vda", disks[1]).Load(t)
 	gs[1].Kill()

@@ -44,14 +44,15 @@ func TestMain(m *testing.M) {
 type program struct {
 	name  string
 	flags []string
+	env   []string
 	once  sync.Once
 	err   error
 }
 
 var (
-	// checked has the race detector; shipped is what users run.
+	// checked has the race detector; shipped is built as the Makefile does.
 	checked = &program{name: "vblk-ep-race", flags: []string{"-race"}}
-	shipped = &program{name: "vblk-ep"}
+	shipped = &program{name: "vblk-ep", flags: []string{"-trimpath"}, env: []string{"CGO_ENABLED=0"}}
 )
 
 // path returns the built program.
@@ -60,7 +61,9 @@ func (p *program) path(t *testing.T) string {
 	file := filepath.Join(scratch, p.name)
 	p.once.Do(func() {
 		args := append([]string{"build", "-o", file}, p.flags...)
-		if out, err := exec.Command("go", append(args, mainPackage)...).CombinedOutput(); err != nil {
+		build := exec.Command("go", append(args, mainPackage)...)
+		build.Env = append(os.Environ(), p.env...)
+		if out, err := build.CombinedOutput(); err != nil {
 			p.err = fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	})

@@ -21,7 +21,7 @@ const module = "github.com/vblk-ep/vblk-ep/"
 // only from floors below its own; a pattern stands for all that match it, the
 // first match counts.
 var floors = [][]string{
-	{"internal/shm", "internal/blkio", "internal/vm/guest", "internal/*/leaktest"},
+	{"internal/shm", "internal/blkio", "internal/eventfd", "internal/vm/guest", "internal/*/leaktest"},
 	{"internal/uring", "internal/vfiouser", "internal/vm"},
 	{"internal/epfdev"},
 	{"virtio", "internal/vfiouser/irq"},

@@ -1,5 +1,7 @@
 package uring
 
+import "unsafe"
+
 // The kernel's interface, include/uapi/linux/io_uring.h. Values are in the
 // byte order of the machine: this is memory shared with our own kernel, not a
 // wire format.
@@ -42,7 +44,7 @@ const (
 // Features are what the kernel can, IORING_FEAT_*.
 type Features uint32
 
-// Features that matter here.
+// Features that a Ring cannot do without.
 const (
 	FeatSingleMmap   Features = 1 << 0  // both queues in one mapping (5.4)
 	FeatNoDrop       Features = 1 << 1  // completions that do not fit are kept (5.5)
@@ -50,7 +52,7 @@ const (
 	FeatRsrcTags     Features = 1 << 10 // stands for 5.13: multishot poll
 )
 
-const needFeatures = FeatSingleMmap | FeatNoDrop | FeatSubmitStable
+const needFeatures = FeatSingleMmap | FeatNoDrop | FeatSubmitStable | FeatRsrcTags
 
 const (
 	enterGetEvents      = 1 << 0
@@ -121,7 +123,7 @@ type rsrcRegister struct {
 // rsrcUpdate2 is struct io_uring_rsrc_update2.
 type rsrcUpdate2 struct {
 	offset, _ uint32
-	data      uint64
+	data      unsafe.Pointer
 	tags      uint64
 	nr, _     uint32
 }

@@ -3,7 +3,6 @@ package uring
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -69,9 +68,8 @@ func (r *Ring) SetBuffers(memory ...[]byte) error {
 func (r *Ring) setBuffer(i int, memory []byte) error {
 	r.buffers[i], r.lastBuffer = buffer{}, 0
 	vec := unix.Iovec{Base: unsafe.SliceData(memory), Len: uint64(len(memory))}
-	u := rsrcUpdate2{offset: uint32(i), data: uint64(uintptr(unsafe.Pointer(&vec))), nr: 1}
+	u := rsrcUpdate2{offset: uint32(i), data: unsafe.Pointer(&vec), nr: 1}
 	n, _, errno := r.call(registerBuffersUpdate, unsafe.Pointer(&u), int(unsafe.Sizeof(u)))
-	runtime.KeepAlive(&vec)
 	if errno != 0 {
 		return fmt.Errorf("register %d bytes with io_uring: %w", len(memory), errno)
 	}

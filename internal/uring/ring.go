@@ -8,11 +8,10 @@ import (
 
 // Ring is an io_uring instance. See the package for who may use it, and New.
 type Ring struct {
-	fd       int
-	setup    SetupFlags
-	features Features
-	ops      uint64
-	files    bool
+	fd    int
+	setup SetupFlags
+	ops   uint64
+	files bool
 
 	buffers    []buffer // registered
 	lastBuffer int      // that was found
@@ -38,9 +37,6 @@ type Ring struct {
 
 // Setup returns the modes in force.
 func (r *Ring) Setup() SetupFlags { return r.setup }
-
-// Features returns what the kernel's io_uring can.
-func (r *Ring) Features() Features { return r.features }
 
 // Supports reports whether the kernel knows all of the operations.
 func (r *Ring) Supports(ops ...Op) bool {

@@ -49,7 +49,7 @@ func setup(entries, cqEntries uint32, flags SetupFlags) (*Ring, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("set up io_uring: %w", errno)
 	}
-	r := &Ring{fd: int(fd), setup: flags, features: Features(p.features)}
+	r := &Ring{fd: int(fd), setup: flags}
 	if err := r.attach(&p); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("set up io_uring: %w", err)
@@ -58,7 +58,7 @@ func setup(entries, cqEntries uint32, flags SetupFlags) (*Ring, error) {
 }
 
 func (r *Ring) attach(p *params) (err error) {
-	if missing := needFeatures &^ r.features; missing != 0 {
+	if missing := needFeatures &^ Features(p.features); missing != 0 {
 		return fmt.Errorf("%w: features %#x are missing", ErrOld, uint32(missing))
 	}
 	ringLen := max(p.sqArray+p.sqEntries*4, p.cqCQEs+p.cqEntries*cqeSize)

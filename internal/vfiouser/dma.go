@@ -20,6 +20,8 @@ const dmaInFlight = 32
 type dmaTable struct {
 	slots [dmaInFlight]dmaSlot
 	free  chan *dmaSlot
+	over  chan struct{} // closed by EndDMA
+	end   sync.Once
 }
 
 type dmaSlot struct {
@@ -36,6 +38,7 @@ type dmaSlot struct {
 
 func (t *dmaTable) init() {
 	t.free = make(chan *dmaSlot, dmaInFlight)
+	t.over = make(chan struct{})
 	for i := range t.slots {
 		s := &t.slots[i]
 		s.index, s.id, s.done = uint16(i), uint16(i), make(chan error, 1)
@@ -54,6 +57,10 @@ func (c *Conn) ReadDMA(p []byte, addr uint64) error { return c.transfer(CmdDMARe
 
 // WriteDMA writes client memory, as ReadDMA reads it.
 func (c *Conn) WriteDMA(p []byte, addr uint64) error { return c.transfer(CmdDMAWrite, p, addr) }
+
+// EndDMA has what waits for the client's memory fail, and what would from now on. The
+// connection goes on otherwise. It may be called again.
+func (c *Conn) EndDMA() { c.dma.end.Do(func() { close(c.dma.over) }) }
 
 func (c *Conn) transfer(cmd Command, p []byte, addr uint64) error {
 	layout, err := c.learnLayout()
@@ -100,6 +107,11 @@ func (c *Conn) learnLayout() (DMALayout, error) {
 func (c *Conn) dmaMessage(cmd Command, layout DMALayout, p []byte, addr, count uint64) error {
 	var s *dmaSlot
 	select {
+	case <-c.dma.over:
+		return ErrClosed
+	default:
+	}
+	select {
 	case s = <-c.dma.free: // soon: each holder's wait is bounded
 	case <-c.dead:
 		return ErrClosed
@@ -131,6 +143,8 @@ func (c *Conn) dmaMessage(cmd Command, layout DMALayout, p []byte, addr, count u
 		return err
 	case <-s.timer.C:
 		return s.end(fmt.Errorf("%w to a DMA message within %v", ErrTimeout, c.opts.DMATimeout))
+	case <-c.dma.over:
+		return s.end(ErrClosed)
 	case <-c.dead:
 		return s.end(ErrClosed)
 	}

@@ -115,7 +115,7 @@ func TestQEMU(t *testing.T) {
 		v.Wait()
 	}()
 	conn := <-conns
-	require.Equal(t, Capabilities{MaxFDs: 16, MaxTransfer: 1 << 20, MaxDMAMaps: 65535}, conn.Peer())
+	require.Equal(t, Capabilities{MaxTransfer: 1 << 20, MaxDMAMaps: 65535}, conn.Peer())
 	require.Contains(t, monitor(t, v, "info pci"), "PCI device 1234:5678")
 	require.NotZero(t, dev.see().resets)
 

@@ -25,21 +25,17 @@ const minTransfer = 4096
 
 // Capabilities are what a peer says of itself in the version message.
 type Capabilities struct {
-	MaxFDs      int // descriptors it takes in one message
 	MaxTransfer int // bytes of data it takes in one message
 	MaxDMAMaps  int // client memory regions, at most
 }
 
 // defaultCapabilities stand for a peer that says nothing.
-func defaultCapabilities() Capabilities { return Capabilities{1, MaxTransfer, 65535} }
+func defaultCapabilities() Capabilities { return Capabilities{MaxTransfer, 65535} }
 
 type versionJSON struct {
 	Capabilities struct {
-		MaxFDs        *uint64 `json:"max_msg_fds,omitempty"`
-		MaxTransfer   *uint64 `json:"max_data_xfer_size,omitempty"`
-		MaxDMAMaps    *uint64 `json:"max_dma_maps,omitempty"`
-		PageSizes     *uint64 `json:"pgsizes,omitempty"`
-		WriteMultiple *bool   `json:"write_multiple,omitempty"`
+		MaxTransfer *uint64 `json:"max_data_xfer_size"`
+		MaxDMAMaps  *uint64 `json:"max_dma_maps"`
 	} `json:"capabilities"`
 }
 
@@ -84,7 +80,6 @@ func parseVersion(b []byte) (Capabilities, error) {
 		return caps, fmt.Errorf("%w: VERSION text: %v", ErrMalformed, err)
 	}
 	c := v.Capabilities
-	limit(&caps.MaxFDs, c.MaxFDs)
 	limit(&caps.MaxTransfer, c.MaxTransfer)
 	limit(&caps.MaxDMAMaps, c.MaxDMAMaps)
 	if caps.MaxTransfer < minTransfer {

@@ -38,10 +38,10 @@ func TestVersionReplyFitsTheRequest(t *testing.T) {
 
 func TestVersionTakesOverLimits(t *testing.T) {
 	r := newRig(t, Options{})
-	r.send(message1(CmdVersion, 0, versionPayload(0, `{"capabilities":{"max_msg_fds":3,"max_data_xfer_size":8192}}`+"\x00")))
+	r.send(message1(CmdVersion, 0, versionPayload(0, `{"capabilities":{"max_msg_fds":"of no interest","max_data_xfer_size":8192}}`+"\x00")))
 	r.receive()
 	<-r.ready
-	require.Equal(t, Capabilities{MaxFDs: 3, MaxTransfer: 8192, MaxDMAMaps: 65535}, r.conn.Peer())
+	require.Equal(t, Capabilities{MaxTransfer: 8192, MaxDMAMaps: 65535}, r.conn.Peer())
 }
 
 func TestVersionRefused(t *testing.T) {
@@ -51,7 +51,7 @@ func TestVersionRefused(t *testing.T) {
 		"not JSON":          message1(CmdVersion, 0, versionPayload(0, "{]\x00")),
 		"not an object":     message1(CmdVersion, 0, versionPayload(0, "[]\x00")),
 		"not terminated":    message1(CmdVersion, 0, versionPayload(0, "{}")),
-		"negative limit":    message1(CmdVersion, 0, versionPayload(0, `{"capabilities":{"max_msg_fds":-1}}`+"\x00")),
+		"negative limit":    message1(CmdVersion, 0, versionPayload(0, `{"capabilities":{"max_dma_maps":-1}}`+"\x00")),
 		"transfers of 1":    message1(CmdVersion, 0, versionPayload(0, `{"capabilities":{"max_data_xfer_size":1}}`+"\x00")),
 		"another command":   message1(CmdReset, 0, nil),
 		"a reply":           message1(CmdVersion, FlagReply, versionPayload(0, "")),

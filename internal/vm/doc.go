@@ -7,7 +7,7 @@
 // [Run] with a shell script or a Go test binary as the guest's work. Where the
 // test has to act while the guest runs (resize a disk, kill a server, reset the
 // machine), [Start] gives it a [VM] with a line-based channel to the work and
-// with QMP.
+// with QMP, and [StartShell] a [Shell], whose work is to run scripts as they come.
 //
 // The tools come from Debian's archive through the machine's own apt, which
 // also verifies them: a QEMU that knows vfio-user-pci, the programs of the

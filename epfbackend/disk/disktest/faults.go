@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
-	"golang.org/x/sys/unix"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // Rule says what becomes of some operations. The first rule that matches an
@@ -157,15 +157,11 @@ func (e *engine) Start(io *disk.IO) {
 			e.mu.Lock()
 			e.due = append(e.due, held{io, r.Err})
 			e.mu.Unlock()
-			e.ring()
+			_ = eventfd.Ring(e.doorbell)
 		})
 	default:
 		e.finish(held{io, r.Err})
 	}
-}
-
-func (e *engine) ring() {
-	unix.Write(e.doorbell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
 func (e *engine) finish(h held) {

@@ -23,6 +23,7 @@ var (
 	ErrStarted      = errors.New("the endpoint controller is started for other functions")
 	ErrChoose       = errors.New("which endpoint controller")
 	ErrFull         = errors.New("the endpoint controller has no function left")
+	ErrLeft         = errors.New("the function that a dead server has left cannot be gone on with as it is")
 )
 
 const (
@@ -188,7 +189,8 @@ func (c config) node(name string) (string, error) {
 func (c config) bind(name, controller string) error {
 	if err := os.Symlink(c.function(name), c.link(controller, name)); err != nil {
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: %s has %d bound: %w", ErrFull, controller, len(c.bound(controller)), err)
+			return fmt.Errorf("%w: %s has %d bound: remove one that is not needed, its link in %s first: %w",
+				ErrFull, controller, len(c.bound(controller)), c.controller(controller), err)
 		}
 		return fmt.Errorf("bind function %s to %s: %w", name, controller, err)
 	}

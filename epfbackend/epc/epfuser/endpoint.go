@@ -76,7 +76,8 @@ func (e *Endpoint) Name() string { return e.name }
 
 // Add makes a function with room for that many queues, or takes over one of that name
 // that another server has left for us, or has left behind when it died. One that cannot
-// be taken over is removed first. The slot is closed with the endpoint.
+// be taken over is removed first. The slot is closed with the endpoint, which leaves
+// a function that was to be taken over, and was not served, as it is.
 func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 	if s := e.adopt(name, queues); s != nil {
 		e.slots, e.started = append(e.slots, s), true
@@ -86,7 +87,7 @@ func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 		return nil, err
 	}
 	if on, err := e.config.started(e.name); err != nil || on {
-		return nil, errors.Join(err, fmt.Errorf("%w: %s serves %v: stop it with echo 0 >%s",
+		return nil, errors.Join(err, fmt.Errorf("%w: %s serves %v: stop it, which takes them from their host, with echo 0 >%s",
 			ErrStarted, e.name, e.config.bound(e.name), e.config.link(e.name, "start")))
 	}
 	channels := -1
@@ -107,6 +108,31 @@ func (e *Endpoint) Add(name string, queues int) (_ *Slot, err error) {
 	return s, nil
 }
 
+// Try returns a slot to look at what Add would find. No host sees anything of it: it is
+// the function that would be taken over, or else one of another name.
+func (e *Endpoint) Try(name string, queues int) (*Slot, error) {
+	on, err := e.config.started(e.name)
+	if err != nil {
+		return nil, err
+	}
+	if !on || !exists(e.config.link(e.name, name)) {
+		return e.Add(name+"-check", queues)
+	}
+	if e.taken(name) {
+		return nil, takenError(name)
+	}
+	s := e.adopt(name, queues)
+	if s == nil {
+		return nil, fmt.Errorf("%w: %s: to serve is to make it anew, and its host has to look for it again", ErrLeft, name)
+	}
+	e.slots, e.started = append(e.slots, s), true
+	return s, nil
+}
+
+func takenError(name string) error {
+	return fmt.Errorf("%w: %s: stop that server, or name the disk by another path", ErrTaken, name)
+}
+
 // clear removes what a dead server left behind under a name.
 func (e *Endpoint) clear(name string) error {
 	if !exists(e.config.function(name)) {
@@ -114,7 +140,7 @@ func (e *Endpoint) clear(name string) error {
 	}
 	if exists(e.config.link(e.name, name)) {
 		if e.taken(name) {
-			return fmt.Errorf("%w: %s: stop that server, or name the disk by another path", ErrTaken, name)
+			return takenError(name)
 		}
 		for _, other := range e.config.bound(e.name) {
 			if other != name && e.taken(other) {
@@ -159,7 +185,7 @@ func (e *Endpoint) adopt(name string, queues int) *Slot {
 	if err != nil {
 		return nil
 	}
-	s := &Slot{e: e, name: name, dev: d, adopted: true, log: e.log.With("function", name)}
+	s := &Slot{e: e, name: name, dev: d, adopted: true, left: true, log: e.log.With("function", name)}
 	if s.state, err = mapState(d); err == nil && s.goesOn(queues) {
 		return s
 	}

@@ -7,45 +7,48 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // watch tells the function what happens to its link, until ctx ends.
 func (s *Slot) watch(ctx context.Context) error {
-	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	end, err := eventfd.New()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(end)
-	stop := context.AfterFunc(ctx, func() { _, _ = unix.Write(end, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
+	stop := context.AfterFunc(ctx, func() { _ = eventfd.Ring(end) })
 	defer stop()
 	fds := []unix.PollFd{{Fd: int32(s.dev.FD()), Events: unix.POLLIN}, {Fd: int32(end), Events: unix.POLLIN}}
 	var events [16]epfdev.Event
-	var next uint64
 	for ctx.Err() == nil {
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			return fmt.Errorf("wait for events: %w", err)
 		}
 		if fds[0].Revents&^unix.POLLIN != 0 {
-			return fmt.Errorf("%s: the function was unbound by someone else", s.Path())
+			return fmt.Errorf("%s: the function was unbound by someone else: start the server again", s.Path())
 		}
 		n, err := s.dev.Events(events[:])
 		if err != nil {
 			return err
 		}
 		for _, e := range events[:n] {
-			lost := next != 0 && e.Sequence != next
-			next = e.Sequence + 1
-			s.handle(e, lost)
+			s.handle(e)
 		}
 	}
 	return nil
 }
 
-// handle does what an event asks for. lost says that there were others before it,
-// which may have been the end of a link.
-func (s *Slot) handle(e epfdev.Event, lost bool) {
+// handle does what an event asks for, unless it is of before the function was attached,
+// which has accounted for it. If there were others before it that were lost, they may have
+// been the end of a link.
+func (s *Slot) handle(e epfdev.Event) {
+	seen := s.state.seen()
+	if e.Sequence <= seen {
+		return
+	}
 	s.log.Info("event", "type", e.Type, "status", fmt.Sprintf("%#x", e.Status))
-	if lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
+	if lost := e.Sequence != seen+1; lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
 	s.state.saw(e.Sequence)

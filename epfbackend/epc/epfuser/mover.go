@@ -22,7 +22,8 @@ type engine interface {
 	reap(ended func(tag int, err error)) error
 	// copy is for what a transfer cannot do, and waits.
 	copy(addr uint64, p []byte, toHost bool) error
-	// drain waits for n transfers to end, and closes the engine.
+	// close waits until none is in flight, telling of each that ends, and closes the
+	// engine.
 	close(inFlight func() int, ended func(tag int, err error)) error
 }
 

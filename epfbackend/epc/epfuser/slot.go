@@ -30,7 +30,7 @@ type Slot struct {
 
 	state   state
 	adopted bool // it was left for us, by a server that ended or died
-	left    bool // it is left to the next server
+	left    bool // it is left to the next server: by us, or still by the one before
 
 	fn epc.Function
 
@@ -89,6 +89,9 @@ func (s *Slot) attach(fn epc.Function) error {
 			err = s.reach(fn)
 		}
 		if err == nil {
+			s.info, err = s.dev.Info() // no host has seen the function yet: all until now is no news to it
+		}
+		if err == nil {
 			fn.Attach(s)
 			s.state.saw(s.info.Changes)
 			s.state.made(&s.desc)
@@ -130,6 +133,7 @@ func (s *Slot) unmap() error {
 // sees as the end of the link.
 func (s *Slot) make() error {
 	if s.adopted {
+		s.left = false
 		count := s.bells.Count
 		if err := s.e.config.start(s.e.name, false); err != nil {
 			return err
@@ -177,8 +181,8 @@ func (s *Slot) close() error {
 }
 
 // Serve programs fn and runs it until ctx ends; then it returns nil once it is
-// detached, or left to the next server, and flushed. The controller is started with the last slot of its
-// endpoint that is served.
+// detached, or left to the next server, and flushed. The controller is started with
+// the last slot of its endpoint that is served.
 func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 	if err := s.attach(fn); err != nil {
 		return err

@@ -2,6 +2,7 @@ package epfuser
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 
 // patience bounds how long the function may take to come to rest.
 const patience = 2 * time.Second
+
+var errOther = errors.New("it is programmed as another one")
 
 // goesOn says whether a function that was left can be served on as it is, with that
 // many queues.
@@ -43,6 +46,19 @@ func (s *Slot) goesOn(queues int) bool {
 	return true
 }
 
+// Adopted says whether the slot's function was left by another server.
+func (s *Slot) Adopted() bool { return s.adopted }
+
+// CanGoOn returns why fn cannot go on with the host of a function that was left, nil if it
+// can.
+func (s *Slot) CanGoOn(fn epc.Function) error {
+	lasting, ok := fn.(epc.Lasting)
+	if d := fn.Describe(); !ok || !s.state.holds(&d) {
+		return errOther
+	}
+	return lasting.CanContinue(s)
+}
+
 // hostGone says whether the host of a function that was left may not be the one that used
 // it: something has happened to the link since, or the host cannot be reached.
 func (s *Slot) hostGone() bool {
@@ -61,12 +77,15 @@ func (s *Slot) goOn(fn epc.Function) (bool, error) {
 	if !s.adopted {
 		return false, nil
 	}
-	lasting, ok := fn.(epc.Lasting)
-	if !ok || !s.state.holds(&s.desc) {
-		s.log.Warn("the function that was left is another one; the host has to look for it again")
+	if err := s.CanGoOn(fn); err != nil {
+		s.log.Warn("the function that was left cannot be taken over; the host has to look for it again", "err", err)
 		return false, nil
 	}
 	if err := s.reach(fn); err != nil {
+		return false, err
+	}
+	var err error
+	if s.info, err = s.dev.Info(); err != nil { // much may have happened since it was opened
 		return false, err
 	}
 	gone := s.hostGone()
@@ -74,10 +93,10 @@ func (s *Slot) goOn(fn epc.Function) (bool, error) {
 		s.log.Info("the host's end may have gone while nobody served it", "status", fmt.Sprintf("%#x", s.info.Status),
 			"events", s.info.Changes-s.state.seen())
 	}
-	if err := lasting.Continue(s, gone); err != nil {
-		s.log.Warn("the function that was left cannot be taken over; the host has to look for it again", "err", err)
-		return false, s.unmap()
+	if err := fn.(epc.Lasting).Continue(s, gone); err != nil {
+		return false, err
 	}
+	s.left = false
 	s.state.saw(s.info.Changes)
 	s.log.Info("a function is taken over")
 	return true, nil

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // pins carries interrupts from the function to the host's eventfds.
@@ -113,10 +113,8 @@ func (p *pins) signalPin() {
 	}
 }
 
-var one = [8]byte{1}
-
 func signal(fd int) {
 	if fd >= 0 {
-		_, _ = unix.Write(fd, one[:])
+		_ = eventfd.Ring(fd)
 	}
 }

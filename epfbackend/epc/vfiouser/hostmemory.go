@@ -143,12 +143,16 @@ func (h *hostMemory) add(m vfiouser.DMAMap, fd int) error {
 	return nil
 }
 
-// mapFile maps a part of a client's file. The file must be memory or at least a
-// plain file, and long enough now; the client can still truncate it later.
+// mapFile maps a part of a client's file. The file must be memory or a plain file
+// of a local filesystem, and long enough now; the client can still truncate it
+// later.
 func (h *hostMemory) mapFile(m vfiouser.DMAMap, fd int, write bool) (*shm.Mapping, error) {
 	page := uint64(os.Getpagesize())
 	if (m.Addr|m.Size|m.Offset)%page != 0 || m.Offset > math.MaxInt64 || m.Size > math.MaxInt64 {
 		return nil, fmt.Errorf("memory of %#x bytes at offset %#x of its file: %w", m.Size, m.Offset, syscall.EINVAL)
+	}
+	if err := local(fd); err != nil {
+		return nil, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -166,6 +170,22 @@ func (h *hostMemory) mapFile(m vfiouser.DMAMap, fd int, write bool) (*shm.Mappin
 		h.mapped += m.Size
 	}
 	return mapping, err
+}
+
+// local refuses files whose content anybody but the kernel could keep from us. A
+// page fault that is not answered cannot be interrupted, and the Go runtime would
+// wait for its thread, and with it everything in this process.
+func local(fd int) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return fmt.Errorf("filesystem of host memory: %w", err)
+	}
+	switch uint32(st.Type) {
+	case unix.TMPFS_MAGIC, unix.HUGETLBFS_MAGIC, // memfd, too
+		unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return nil
+	}
+	return fmt.Errorf("host memory in a file of filesystem %#x, which may not answer: %w", uint32(st.Type), syscall.EINVAL)
 }
 
 // remove takes client memory off the map. When it has returned nil, nothing uses

@@ -2,6 +2,7 @@ package vfiouser
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/internal/blkio/blktest"
 	"github.com/vblk-ep/vblk-ep/internal/vfiouser"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
@@ -306,4 +308,22 @@ func TestMemoryFileOnDisk(t *testing.T) {
 	b := make([]byte, 1)
 	require.NoError(t, r.fn.controller().Memory().View().ReadAt(b, 0x2fff))
 	require.Equal(t, byte(5), b[0])
+}
+
+// Who serves a filesystem could leave a page fault of ours without an answer for ever.
+func TestMemoryFileOfAFilesystemThatMayNotAnswer(t *testing.T) {
+	r := newRig(t)
+	c := r.client(vfiouser.ClientOptions{})
+	dir := t.TempDir()
+	for _, sub := range []string{"lower", "upper", "work"} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
+	}
+	at := blktest.Mount(t, "overlay", "overlay", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir))
+	path := filepath.Join(at, "ram")
+	require.NoError(t, os.WriteFile(path, make([]byte, 0x1000), 0o600))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	require.ErrorIs(t, c.MapDMA(vfiouser.DMAMap{Flags: readWrite, Addr: 0x1000, Size: 0x1000}, int(f.Fd())), syscall.EINVAL)
+	require.Empty(t, r.fn.controller().Memory().Regions())
 }

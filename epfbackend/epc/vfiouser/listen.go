@@ -57,10 +57,13 @@ func inspect(path string) (stale bool, err error) {
 	if err == nil {
 		conn.Close()
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return false, fmt.Errorf("%s: %w by a running server; stop it or choose another path", path, ErrTaken)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return true, nil
+	case errors.Is(err, syscall.EACCES):
+		return false, fmt.Errorf("%s: %w: a socket is there that is not writable for this user; choose another path", path, ErrPath)
 	}
-	return true, nil
+	return false, fmt.Errorf("%s: %w by a running server; stop it or choose another path", path, ErrTaken)
 }
 
 // listen makes a socket at path for this user only, and the directory it is in

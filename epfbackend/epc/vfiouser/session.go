@@ -82,9 +82,13 @@ func (s *session) serve(ctx context.Context) error {
 }
 
 // end detaches the function. The memory it may have used is still mapped. The
-// client hears of what is finished meanwhile, for a while.
+// client hears of what is finished meanwhile, for a while: one that does not answer
+// must not keep us.
 func (s *session) end() error {
-	mute := time.AfterFunc(2*patience, s.irqs.Release)
+	mute := time.AfterFunc(2*patience, func() {
+		s.conn.EndDMA()
+		s.irqs.Release()
+	})
 	defer mute.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -122,8 +122,9 @@ func (s *Slot) serve(ctx context.Context, sock *net.UnixConn, fn epc.Function) e
 	}
 	session, err := newSession(fn, conn, s.log)
 	if err != nil {
+		s.log.Error("a client cannot be served", "err", err)
 		_ = conn.Close()
-		return err
+		return nil
 	}
 	s.log.Info("a client is here")
 	err = session.serve(ctx)

@@ -175,6 +175,30 @@ func TestPlannedEnd(t *testing.T) {
 	require.Equal(t, "Detach", log[len(log)-1])
 }
 
+// silent is memory that is never there.
+type silent chan struct{}
+
+func (s silent) ReadDMA([]byte, uint64) error  { <-s; return nil }
+func (s silent) WriteDMA([]byte, uint64) error { <-s; return nil }
+
+// A client that lives, and does not answer, keeps a planned end only for a while.
+func TestPlannedEndUnderASilentClient(t *testing.T) {
+	r := newRig(t)
+	g := make(silent)
+	c := r.client(vfiouser.ClientOptions{Host: g})
+	defer close(g)
+	require.NoError(t, c.MapDMA(vfiouser.DMAMap{Flags: readWrite, Addr: 0x1000, Size: 0x1000}, -1))
+	r.fn.set(func() {
+		r.fn.onDetach = func(ctl epc.Controller) {
+			for range 100 { // each for a second
+				assert.Error(t, ctl.Memory().View().WriteAt([]byte("last"), 0x1000))
+			}
+		}
+	})
+	r.stop()
+	r.end()
+}
+
 // Clients that wait for their turn when the slot is closed read an end of file
 // like the one that has it.
 func TestWaitingClientsAreTurnedAway(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vblk-ep/vblk-ep/internal/lab/machines"
+	"github.com/vblk-ep/vblk-ep/internal/vm"
 )
 
 // console is a guest's console as a terminal device of this machine.
@@ -62,7 +62,7 @@ func (c *console) Write(p []byte) (int, error) {
 }
 
 // typeTo types what is typed here on the console of the guest that is there then.
-func (c *console) typeTo(guest func() *machines.Guest) {
+func (c *console) typeTo(guest func() *vm.Shell) {
 	for b := make([]byte, 256); ; {
 		n, err := c.ours.Read(b)
 		if err != nil {

@@ -86,8 +86,8 @@ func run(ctx context.Context, rcKernel string, cfg machines.Config, typed io.Rea
 	if err := p.Partition(ctx); err != nil {
 		return err
 	}
-	go ep.typeTo(func() *machines.Guest { return p.EP() })
-	go rc.typeTo(func() *machines.Guest { return p.RC() })
+	go ep.typeTo(func() *vm.Shell { return p.EP() })
+	go rc.typeTo(func() *vm.Shell { return p.RC() })
 	return prompt(ctx, p, typed, out)
 }
 
@@ -180,13 +180,13 @@ func power(p *machines.Pair, what string) error {
 	return nil
 }
 
-func inGuest(ctx context.Context, g *machines.Guest, script string, to io.Writer) error {
+func inGuest(ctx context.Context, g *vm.Shell, script string, to io.Writer) error {
 	if !g.Runs() {
 		return errNotRunning
 	}
 	out, err := g.Run(ctx, script)
 	fmt.Fprint(to, out)
-	var failed *machines.Failure
+	var failed *vm.Failure
 	if errors.As(err, &failed) {
 		return fmt.Errorf("status %d", failed.Status)
 	}

@@ -76,7 +76,7 @@ func (l *testLog) Write(p []byte) (int, error) {
 func (r *rig) evidence() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	for name, g := range map[string]*Guest{"endpoint": r.EP(), "root complex": r.RC()} {
+	for name, g := range map[string]*vm.Shell{"endpoint": r.EP(), "root complex": r.RC()} {
 		if g == nil {
 			continue
 		}
@@ -94,7 +94,7 @@ func (r *rig) evidence() {
 // scriptTime bounds one script in a guest.
 const scriptTime = 10 * time.Minute
 
-func (r *rig) run(g *Guest, script string) string {
+func (r *rig) run(g *vm.Shell, script string) string {
 	r.t.Helper()
 	out, status := r.try(g, script)
 	require.Zero(r.t, status, "%s\n%s", script, out)
@@ -102,12 +102,12 @@ func (r *rig) run(g *Guest, script string) string {
 }
 
 // try runs a script that may fail.
-func (r *rig) try(g *Guest, script string) (out string, status int) {
+func (r *rig) try(g *vm.Shell, script string) (out string, status int) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), scriptTime)
 	defer cancel()
 	out, err := g.Run(ctx, suite.Prelude+script)
-	var f *Failure
+	var f *vm.Failure
 	if errors.As(err, &f) {
 		return f.Output, f.Status
 	}

@@ -43,7 +43,7 @@ type Pair struct {
 	served chan error
 
 	mu      sync.Mutex
-	ep, rc  *Guest
+	ep, rc  *vm.Shell
 	plugged []int // the functions that belong into the RC's slot
 	used    int   // root ports of rc that have been used
 }
@@ -82,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (_ *Pair, err error) {
 // Close ends the guests and the link.
 func (p *Pair) Close() error {
 	p.cancel() // kills both, and whoever holds p.mu need not wait for them
-	for _, g := range []*Guest{p.EP(), p.RC()} {
+	for _, g := range []*vm.Shell{p.EP(), p.RC()} {
 		if g != nil {
 			_, _ = g.Wait()
 		}
@@ -91,14 +91,14 @@ func (p *Pair) Close() error {
 }
 
 // EP returns the endpoint's guest.
-func (p *Pair) EP() *Guest {
+func (p *Pair) EP() *vm.Shell {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ep
 }
 
 // RC returns the root complex's guest.
-func (p *Pair) RC() *Guest {
+func (p *Pair) RC() *vm.Shell {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.rc
@@ -127,9 +127,9 @@ func (p *Pair) KillRC() { p.kill(&p.rc) }
 
 // ResetRC resets the root complex's guest and waits until it is up again. Its
 // configuration has to allow that (vm.Config.Reboot).
-func (p *Pair) ResetRC(ctx context.Context) error { return p.RC().reset(ctx) }
+func (p *Pair) ResetRC(ctx context.Context) error { return p.RC().Reset(ctx) }
 
-func (p *Pair) kill(at **Guest) {
+func (p *Pair) kill(at **vm.Shell) {
 	p.mu.Lock()
 	g := *at
 	*at = nil
@@ -157,7 +157,7 @@ func (p *Pair) StartRC() error {
 	cfg := p.cfg.RC
 	cfg.Kernel = p.cfg.Kernels.rc
 	cfg.Devices = append(rootPorts(), cfg.Devices...)
-	_, err := boot(p.ctx, cfg, func(g *Guest) error {
+	_, err := boot(p.ctx, cfg, func(g *vm.Shell) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.rc, p.used = g, 0

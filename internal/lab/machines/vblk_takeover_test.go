@@ -95,3 +95,62 @@ func TestVMVblkTakeover(t *testing.T) {
 		})
 	}
 }
+
+// TestVMVblkBetweenServers looks at a function that was left, fails to take it over, and has
+// the root complex begin anew while the next server is about to go on.
+func TestVMVblkBetweenServers(t *testing.T) {
+	r := vblk(t, "newest")
+	const args = "--disk /dev/vda2"
+	r.serveOn(args)
+	kept, read := r.rc(at(1)+write("/dev/disk")), read("/dev/disk")
+
+	r.ep(`
+		! vblk-ep check --disk /dev/vda2 2>/tmp/check.err || exit 1
+		grep "taken by a running server" /tmp/check.err
+	`)
+	r.killServer()
+	r.ep(`
+		vblk-ep check --disk /dev/vda2 >/tmp/check.out
+		grep "left by another server, taken over" /tmp/check.out
+		vblk-ep check --disk /dev/vda2,queue-size=128 >/tmp/check.out
+		grep "left by another server, made anew" /tmp/check.out
+		! vblk-ep check --disk /dev/vda2,queues=2 2>/tmp/check.err || exit 1
+		grep "to serve is to make it anew" /tmp/check.err
+
+		! vblk-ep serve --disk /dev/vda2 --disk /dev/vda1 2>/tmp/vblk.err || exit 1
+		grep "is started for other functions" /tmp/vblk.err
+		! vblk-ep serve --disk /dev/vda2,queues=2 --disk /dev/none 2>/tmp/vblk.err || exit 1
+		grep "/dev/none" /tmp/vblk.err
+		test -c /dev/pci-epf-user/*
+	`)
+	r.takeOver(args)
+	require.Equal(t, kept, r.rc(read))
+
+	// The server has the function, and cannot go on: nobody reads what it announces.
+	r.killServer()
+	r.ep(`
+		mkfifo /tmp/full
+		exec 3<>/tmp/full
+		dd if=/dev/zero of=/tmp/full bs=4k count=16 status=none
+		./vblk-ep serve --verbose ` + args + ` >/tmp/full 2>/tmp/vblk.err &
+		echo $! >/tmp/vblk.pid
+		within 180 sh -c 'ls -l /proc/$(cat /tmp/vblk.pid)/fd | grep -q /dev/pci-epf-user/'
+		sleep 1
+	`)
+	r.Lab.DropLink(true)
+	r.Lab.DropLink(false)
+	r.rc(fmt.Sprintf(remove, 1) + `
+		echo 1 >/sys/bus/pci/rescan 2>/dev/null &
+		within 180 sh -c "ls -d /sys/bus/pci/devices/0000:01:00.0/virtio*/block/* >/dev/null 2>&1"
+	`)
+	r.ep(`
+		cat /tmp/full >/dev/null 2>&1 &
+		within 180 grep -q "a function is taken over" /tmp/vblk.err || { cat /tmp/vblk.err; exit 1; }
+		grep "may have gone" /tmp/vblk.err
+		! grep "ring taken over" /tmp/vblk.err
+	`)
+	require.Equal(t, kept, r.rc(at(1)+read))
+	r.ep(alive)
+	r.rc(fmt.Sprintf(remove, 1))
+	r.stopServing()
+}

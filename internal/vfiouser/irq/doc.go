@@ -3,5 +3,6 @@
 //
 // It stands on internal/vfiouser, whose SET_IRQS it executes. What an interrupt
 // means, and whether the device may raise it now, is its user's business. It
-// never waits for a client, and writes to nothing that is not an eventfd.
+// waits for a client at most until that is gone, and writes to nothing that is not
+// an eventfd.
 package irq

@@ -8,28 +8,33 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // line is one interrupt's way to the client: an eventfd, or none. Any goroutine
 // may signal it, also while it is replaced.
-type line struct{ to atomic.Pointer[eventfd] }
+type line struct{ to atomic.Pointer[sink] }
 
-// eventfd is a descriptor of the client's. It is closed when nobody uses it any
+// sink is an eventfd of the client's. It is closed when nobody uses it any
 // more, so that its number never means another file to one who does.
-type eventfd struct {
+type sink struct {
 	fd    int
 	users atomic.Int32 // the line it belongs to, and those who signal it now
 }
 
-// newEventfd takes over a client's descriptor. What is not an eventfd is
+// newSink takes over a client's descriptor. What is not an eventfd is
 // refused: to write to it might do anything.
-func newEventfd(fd int) (*eventfd, error) {
+func newSink(fd int) (*sink, error) {
 	kind, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err == nil && kind != "anon_inode:[eventfd]" {
+	if err != nil {
+		kind = "what cannot be looked at"
+	}
+	if kind != "anon_inode:[eventfd]" {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("interrupt by %s: %w", kind, syscall.EINVAL)
 	}
-	e := &eventfd{fd: fd}
+	e := &sink{fd: fd}
 	e.unblock()
 	e.users.Store(1)
 	return e, nil
@@ -37,10 +42,10 @@ func newEventfd(fd int) (*eventfd, error) {
 
 // unblock makes sure that a write to a full eventfd fails rather than waits. The
 // client shares the flag and can clear it: see retire.
-func (e *eventfd) unblock() { _ = unix.SetNonblock(e.fd, true) }
+func (e *sink) unblock() { _ = unix.SetNonblock(e.fd, true) }
 
 // acquire adds a user, unless the last one is gone.
-func (e *eventfd) acquire() bool {
+func (e *sink) acquire() bool {
 	for {
 		n := e.users.Load()
 		if n == 0 {
@@ -52,13 +57,11 @@ func (e *eventfd) acquire() bool {
 	}
 }
 
-func (e *eventfd) release() {
+func (e *sink) release() {
 	if e.users.Add(-1) == 0 {
 		_ = unix.Close(e.fd)
 	}
 }
-
-var one = [8]byte{1} // as both machines we build for have it
 
 // signal signals the line. Without an eventfd nothing happens.
 func (l *line) signal() error {
@@ -70,27 +73,14 @@ func (l *line) signal() error {
 		if !e.acquire() {
 			continue // it has just been replaced
 		}
-		err := e.write()
+		err := eventfd.Ring(e.fd)
 		e.release()
 		return err
 	}
 }
 
-func (e *eventfd) write() error {
-	for {
-		_, err := unix.Write(e.fd, one[:])
-		switch err {
-		case nil, unix.EAGAIN: // EAGAIN: signalled as often as can be
-			return nil
-		case unix.EINTR:
-		default:
-			return fmt.Errorf("signal interrupt: %w", err)
-		}
-	}
-}
-
 // replace puts another eventfd on the line, nil for none.
-func (l *line) replace(e *eventfd) {
+func (l *line) replace(e *sink) {
 	if old := l.to.Swap(e); old != nil {
 		old.release()
 	}

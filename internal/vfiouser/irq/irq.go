@@ -110,10 +110,10 @@ func (i *Interrupts) Set(s vfiouser.IRQSet) error {
 }
 
 // eventfds takes over descriptors, all or none.
-func eventfds(fds []int) ([]*eventfd, error) {
-	to := make([]*eventfd, 0, len(fds))
+func eventfds(fds []int) ([]*sink, error) {
+	to := make([]*sink, 0, len(fds))
 	for n, fd := range fds {
-		e, err := newEventfd(fd)
+		e, err := newSink(fd)
 		if err != nil {
 			for _, e := range to {
 				e.release()
@@ -128,7 +128,7 @@ func eventfds(fds []int) ([]*eventfd, error) {
 	return to, nil
 }
 
-func (i *Interrupts) setVectors(all []line, s vfiouser.IRQSet, to []*eventfd) error {
+func (i *Interrupts) setVectors(all []line, s vfiouser.IRQSet, to []*sink) error {
 	switch {
 	case s.Flags&vfiouser.IRQActionTrigger == 0:
 		return fmt.Errorf("vectors are masked by the client: %w", syscall.ENOTSUP)
@@ -143,14 +143,14 @@ func (i *Interrupts) setVectors(all []line, s vfiouser.IRQSet, to []*eventfd) er
 }
 
 // connect puts eventfds on lines, or takes those that are there off.
-func (i *Interrupts) connect(lines []line, to []*eventfd) error {
+func (i *Interrupts) connect(lines []line, to []*sink) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.released {
 		return fmt.Errorf("interrupts are gone: %w", syscall.ESHUTDOWN)
 	}
 	for n := range lines {
-		var e *eventfd
+		var e *sink
 		if len(to) > 0 {
 			e = to[n]
 		}
@@ -159,7 +159,7 @@ func (i *Interrupts) connect(lines []line, to []*eventfd) error {
 	return nil
 }
 
-func (i *Interrupts) setINTx(s vfiouser.IRQSet, to []*eventfd) error {
+func (i *Interrupts) setINTx(s vfiouser.IRQSet, to []*sink) error {
 	eventfds, none := s.Flags&vfiouser.IRQDataEventfd != 0, s.Flags&vfiouser.IRQDataNone != 0
 	switch {
 	case s.Flags&vfiouser.IRQActionTrigger != 0 && (eventfds || none && s.Count == 0):

@@ -1,4 +1,4 @@
-package machines
+package vm
 
 import (
 	"testing"
@@ -7,7 +7,7 @@ import (
 )
 
 func TestOutputIsTakenWhenItsEndIsThere(t *testing.T) {
-	o := newOutput()
+	o := newPrinted()
 	const end = "\n==> 1 "
 	for _, part := range []string{"some\n", "text", "\n==>", " 1 ", "3"} {
 		_, status, changed := o.take(end)
@@ -24,9 +24,9 @@ func TestOutputIsTakenWhenItsEndIsThere(t *testing.T) {
 	_, _ = o.Write([]byte("\n==> 2 0\n"))
 	text, status, _ = o.take("\n==> 2 ")
 	require.Equal(t, "of the next", text)
-	require.NoError(t, verdict("", text, status))
+	require.NoError(t, judge(text, status))
 	var f *Failure
-	require.ErrorAs(t, verdict("false", "text", "3"), &f)
-	require.Equal(t, Failure{3, "false", "text"}, *f)
-	require.Error(t, verdict("", "", "?"))
+	require.ErrorAs(t, judge("text", "3"), &f)
+	require.Equal(t, Failure{3, "text"}, *f)
+	require.Error(t, judge("", "?"))
 }
