@@ -62,17 +62,15 @@ func (w *worker) cause() cause {
 // collect is a Wait of the engine. How long it was waited decides how long to look
 // the next time.
 func (w *worker) collect(block bool) ([]*disk.IO, error) {
-	if !block || w.pace.mode != PollAuto {
-		done, rung, err := w.engine.Wait(block)
-		w.rung = w.rung || rung
-		return done, err
-	}
-	if w.waiting == 0 {
+	learns := block && w.pace.mode == PollAuto
+	if learns && w.waiting == 0 {
 		w.waiting = time.Since(started)
 	}
 	done, rung, err := w.engine.Wait(block)
 	w.rung = w.rung || rung
-	w.pace.waited(w.cause(), time.Since(started)-w.waiting)
+	if learns {
+		w.pace.waited(w.cause(), time.Since(started)-w.waiting)
+	}
 	return done, err
 }
 

@@ -9,9 +9,9 @@ import (
 )
 
 // What is small is moved for several requests at once where host memory is reached by
-// DMA: indirect tables, the headers of those that bring no data, and the status bytes
-// of those that could not send theirs along with data. As much goes into one batch as a turn has
-// brought, so that batches grow with the load, and nothing waits for others.
+// DMA: indirect tables, headers that no data comes along with, and the status bytes of
+// those that could not send theirs along with data. As much goes into one batch as a turn
+// has brought, so that batches grow with the load, and nothing waits for others.
 //
 // A batch that fails does not say for whom, so its parts are then transferred again,
 // one by one.
@@ -236,8 +236,11 @@ func (w *worker) sendBatches(what small, list []*request) []*request {
 func (w *worker) batchEnded(b *batch) {
 	from := 0
 	for i, r := range b.list {
+		if !w.live() {
+			return // there may have been a reset while a part was tried again
+		}
 		var err error
-		if b.move.Err != nil && w.live() {
+		if b.move.Err != nil {
 			err = w.copyParts(b.move.Dir, b.move.Parts[from:b.ends[i]])
 		}
 		from = b.ends[i]

@@ -33,7 +33,7 @@ func (w *worker) startBounce(r *request) (virtioblk.Status, bool) {
 		return w.refuse(r, "data", err), false
 	}
 	r.left, r.at = r.dataLen, r.io.Offset
-	if p := r.first; p != nil { // it has come with the header
+	if p := r.first; p != nil && r.io.Op == disk.Write { // it has come with the header
 		r.first = nil
 		p.io.Offset = r.at
 		r.left -= int64(p.n)
@@ -214,12 +214,12 @@ func (w *worker) copyParts(d epc.Direction, parts []epc.Part) (err error) {
 
 // moveEnded takes on what a move was for.
 func (w *worker) moveEnded(m *epc.Move) {
-	if !w.live() {
-		return // what it brought may be anything, and must not reach the disk
-	}
-	if w.again(m.Err) {
+	if w.live() && w.again(m.Err) {
 		w.startMove(m)
 		return
+	}
+	if !w.live() {
+		return // what it brought may be anything, and must not reach the disk
 	}
 	if m.Tag < len(w.pool.pieces) {
 		w.pieceAtHost(&w.pool.pieces[m.Tag])

@@ -22,7 +22,9 @@ func (f *Function) Negotiated(accepted virtio.Features, config []byte) {
 		config[virtioblk.CfgWriteback] = 0
 		f.writeback.Store(false)
 	}
-	f.log.Info("features negotiated", "accepted", accepted.Describe(virtioblk.FeatureNames))
+	if ok, held := f.news.allow(); ok {
+		f.log.Info("features negotiated", "accepted", accepted.Describe(virtioblk.FeatureNames), "held_back", held)
+	}
 }
 
 // StartQueue implements regfile.Handler.

@@ -54,6 +54,7 @@ type Function struct {
 	ctl      epc.Controller // nil while detached
 	regs     registers      // nil while a trap-free function is detached
 	accepted virtio.Features
+	news     limiter   // of what is accepted
 	workers  []*worker // by queue; nil where none runs
 	ending   []*worker // asked to stop; perhaps still using host memory
 	paused   bool
@@ -204,8 +205,9 @@ func (f *Function) Attach(c epc.Controller) {
 	}
 }
 
-// Detach implements epc.Function. What is being read and written is finished, if
-// that does not take long; a reset would abandon it.
+// Detach implements epc.Function. What uses host memory at the moment ends first, if that
+// does not take long. A request whose data goes through buffers of ours may be left half
+// done, as by a reset; its driver was not told that it is done.
 func (f *Function) Detach() error {
 	if f.sampler != nil {
 		f.sampler.stop()

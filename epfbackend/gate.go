@@ -73,12 +73,12 @@ func (g *gate) reach(p phase) {
 	}
 }
 
-// pass is called by the worker to leave a pause. It says whether running is
-// still what is wanted; then the worker is there.
-func (g *gate) pass() bool {
+// pass is called by the worker to leave a pause, and says whether it may: not if more was
+// asked since then, for that may have been another pause. It counts as running after it.
+func (g *gate) pass(then uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.wanted() != running {
+	if g.asks != then {
 		return false
 	}
 	g.at = running

@@ -66,8 +66,8 @@ func fixedLayout(o *Options, vectors int) layout {
 	if o.TrapFree {
 		l.bars[registerBAR].Memory = []epc.Area{{Size: registerSize}}
 	}
-	l.bars[msixTableBAR].Size = powerOfTwo(structSize, vectors*virtiopci.MSIXEntryLen)
-	l.bars[msixPBABAR].Size = powerOfTwo(structSize, (vectors+7)/8)
+	l.bars[msixTableBAR].Size = powerOfTwo(structSize, virtiopci.MSIXTableLen(vectors))
+	l.bars[msixPBABAR].Size = powerOfTwo(structSize, virtiopci.MSIXPBALen(vectors))
 	return l
 }
 

@@ -2,10 +2,13 @@ package epfbackend_test
 
 import (
 	"bytes"
+	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -262,6 +265,54 @@ func TestStartDuringAPause(t *testing.T) {
 	require.NoError(t, r.dev.Reset(), "a paused queue can be reset")
 	r.fn.Resume()
 	r.revive()
+}
+
+// A queue that comes into being during a pause, and gets to work when that is over, is
+// waited for by the next one, and knows what the map has become.
+func TestPauseAfterAStartDuringAPause(t *testing.T) {
+	var faults *disktest.Faults
+	s := faulty(setup{}, &faults)
+	wrap, open := s.wrap, make(chan struct{})
+	s.wrap = func(store disk.Store) disk.Store { return lateEngine{wrap(store), open} }
+	r := newSlot(t, s)
+	require.NoError(t, r.fn.Pause(t.Context()))
+	r.start()
+	require.NoError(t, rc.UnmapMemory(r.slot, r.mem))
+	require.NoError(t, rc.MapMemory(r.slot, r.mem))
+	close(open)
+
+	q := r.request(sector)
+	answer := r.hold(faults, q, disk.Read)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	assert.ErrorIs(t, r.fn.Pause(ctx), context.DeadlineExceeded)
+	close(answer)
+	require.NoError(t, r.fn.Pause(t.Context()))
+	r.fn.Resume()
+	r.finishWith(q, virtioblk.StatusOK)
+}
+
+// A driver that begins again and again does not fill the log.
+func TestNegotiationsAreLoggedSeldom(t *testing.T) {
+	r := newSlot(t, setup{})
+	began := time.Now()
+	for range 100 {
+		r.negotiate()
+	}
+	lines := strings.Count(r.log.String(), "features negotiated")
+	require.Positive(t, lines)
+	require.LessOrEqual(t, lines, 2+int(time.Since(began)/time.Second))
+}
+
+// lateEngine is a disk whose engines take as long as they are told to.
+type lateEngine struct {
+	disk.Store
+	open <-chan struct{}
+}
+
+func (s lateEngine) NewEngine(kind disk.EngineKind, depth, doorbell int) (disk.Engine, error) {
+	<-s.open
+	return s.Store.NewEngine(kind, depth, doorbell)
 }
 
 func TestResize(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/virtio/virtiopci"
+	"github.com/vblk-ep/vblk-ep/vring"
 )
 
 const (
@@ -21,7 +22,6 @@ const (
 	DefaultQueueSize = 256
 
 	minQueueSize = 4 // header, status and at least two data descriptors
-	maxQueueSize = 32768
 )
 
 // ErrOption is the cause of every error of Options.Check.
@@ -91,9 +91,9 @@ func (o Options) Check() error {
 	switch {
 	case o.Queues < 1 || o.Queues > maxQueues:
 		return fmt.Errorf("%w: queues=%d: choose 1 to %d", ErrOption, o.Queues, maxQueues)
-	case o.QueueSize < minQueueSize || o.QueueSize > maxQueueSize || bits.OnesCount(uint(o.QueueSize)) != 1:
+	case o.QueueSize < minQueueSize || o.QueueSize > vring.MaxSize || bits.OnesCount(uint(o.QueueSize)) != 1:
 		return fmt.Errorf("%w: queue-size=%d: choose a power of two from %d to %d",
-			ErrOption, o.QueueSize, minQueueSize, maxQueueSize)
+			ErrOption, o.QueueSize, minQueueSize, vring.MaxSize)
 	case o.Poll < PollAlways:
 		return fmt.Errorf("%w: poll=%d: choose a time above 0", ErrOption, o.Poll)
 	case len(o.Serial) > virtioblk.IDLen:

@@ -104,11 +104,10 @@ func (p *pollPace) budget(c cause) time.Duration {
 	return time.Duration(p.mode)
 }
 
-// waited notes that a wait took d, and that there was a sleep in it.
+// waited notes that a wait took d, and that there was a sleep in it. It is for PollAuto.
 func (p *pollPace) waited(c cause, d time.Duration) {
 	w := &p.window[c]
 	switch {
-	case p.mode != PollAuto:
 	case d < autoMost[c]:
 		*w = min(max(2**w, autoLeast), autoMost[c])
 	case *w > autoLeast:

@@ -63,7 +63,7 @@ func (f *Function) newRecord(c epc.Controller) *record {
 	b := keeper.Record()
 	if len(b) < r.journals()+r.queues*r.journal || r.journal == 0 {
 		if b != nil {
-			f.log.Warn("nobody can go on with this function when its server dies: its queues are too large or too many for the controller's memory",
+			f.log.Warn("nobody can go on with this function when its server dies: its queues are too large or too many for the controller's memory: choose a smaller queue-size or fewer queues",
 				"bytes", len(b))
 		}
 		return nil

@@ -81,4 +81,13 @@ func (f *Function) watch(c epc.Controller, regs *regfile.TrapFree, r regfile.Run
 	f.resume = nil // what is started from now on begins anew
 	f.mu.Unlock()
 	f.sampler = startSampler(f, regs, c)
+	if size := f.size.Load(); f.toldSize() != size { // it has changed while nobody looked
+		f.tellSize(size)
+	}
+}
+
+// toldSize returns the size of the disk that stands in the registers.
+func (f *Function) toldSize() int64 {
+	sectors := uint64(f.config.Load32(virtioblk.CfgCapacity)) | uint64(f.config.Load32(virtioblk.CfgCapacity+4))<<32
+	return int64(sectors * virtioblk.SectorSize)
 }

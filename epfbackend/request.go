@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
@@ -315,39 +316,19 @@ func (w *worker) diskError(r *request, err error) virtioblk.Status {
 	return virtioblk.StatusIOErr
 }
 
-// gather copies the first len(p) bytes of segments to p and returns what is
-// left of the segments, which it edits.
+// gather copies the first len(p) bytes of segments, which are as many at least, to p and
+// returns what is left of the segments, which it edits.
 func (w *worker) gather(p []byte, segments []vring.Segment) ([]vring.Segment, error) {
-	return w.eachPart(p, segments, vring.Read)
+	return w.copyAll(epc.FromHost, p, segments)
 }
 
-// scatter copies p to the first bytes of segments, and returns what is left of
-// the segments, which it edits.
+// scatter copies p to the first bytes of segments, which are as many at least, and
+// returns what is left of the segments, which it edits.
 func (w *worker) scatter(segments []vring.Segment, p []byte) ([]vring.Segment, error) {
-	return w.eachPart(p, segments, vring.Write)
+	return w.copyAll(epc.ToHost, p, segments)
 }
 
-func (w *worker) eachPart(p []byte, segments []vring.Segment, a vring.Access) ([]vring.Segment, error) {
-	for len(p) > 0 {
-		if len(segments) == 0 {
-			return nil, errShort
-		}
-		s := &segments[0]
-		n := min(len(p), int(s.Len))
-		var err error
-		if a == vring.Read {
-			err = w.mem.ReadAt(p[:n], s.Addr)
-		} else {
-			err = w.mem.WriteAt(p[:n], s.Addr)
-		}
-		if err != nil {
-			return nil, err
-		}
-		p = p[n:]
-		s.Addr, s.Len = s.Addr+uint64(n), s.Len-uint32(n)
-		if s.Len == 0 {
-			segments = segments[1:]
-		}
-	}
-	return segments, nil
+func (w *worker) copyAll(d epc.Direction, p []byte, segments []vring.Segment) ([]vring.Segment, error) {
+	w.parts, segments = cut(w.parts[:0], segments, p)
+	return segments, w.copyParts(d, w.parts)
 }

@@ -35,7 +35,7 @@ func (w *worker) negotiatedRing() error {
 // A ring off the map of host memory is not an error. The queue was found some time
 // after the driver had set it up, and its memory may be gone for a moment by then:
 // firmware that changes the memory map does that. It is looked for again when the
-// map has changed.
+// map has changed. A ring that is taken over has to be there.
 func (w *worker) findRing() error {
 	if w.from != vring.Undecided {
 		return w.resumeRing()
@@ -46,7 +46,9 @@ func (w *worker) findRing() error {
 	}
 	switch {
 	case errors.Is(err, vring.ErrUnmapped):
-		w.log.Info("ring memory is not there", "err", err)
+		if ok, held := w.complain.allow(); ok {
+			w.log.Info("ring memory is not there", "err", err, "held_back", held)
+		}
 		return nil
 	case w.ring != nil:
 		w.log.Info("ring found", "format", format, "size", w.queue.Size)

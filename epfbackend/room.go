@@ -31,7 +31,8 @@ var ErrRoom = errors.New("the endpoint controller has no room for the function")
 func fit(r *epc.Room, queues, vectors int) (layout, error) {
 	need := uint64(compactMSIX + virtiopci.MSIXTableLen(vectors) + virtiopci.MSIXPBALen(vectors))
 	shared := r.Doorbell // what the registers' BAR has to hold, too
-	if _, own := ownDoorbell(r, need); own || !needsRange(r) || !r.SubRanges {
+	own, separate := ownDoorbell(r, need)
+	if separate || !needsRange(r) || !r.SubRanges {
 		shared = epc.Doorbell{}
 	}
 	bar, size, ok := choose(r, need+shared.Size, -1)
@@ -40,7 +41,7 @@ func fit(r *epc.Room, queues, vectors int) (layout, error) {
 		bar, size, ok = choose(r, need, -1)
 	}
 	if !ok {
-		return layout{}, fmt.Errorf("%w: %d bytes are needed in one BAR, for %d queues", ErrRoom, need, queues)
+		return layout{}, fmt.Errorf("%w: %d bytes are needed in one BAR, for %d queues: choose fewer, or another controller", ErrRoom, need, queues)
 	}
 	l := layout{
 		common: place{bar, compactCommon}, isr: place{bar, compactISR},
@@ -52,7 +53,7 @@ func fit(r *epc.Room, queues, vectors int) (layout, error) {
 		watched: true,
 	}
 	l.bars[bar] = epc.BAR{Size: size, Wide: r.BARs[bar].Wide, Memory: []epc.Area{{Size: size - shared.Size}}}
-	switch own, separate := ownDoorbell(r, need); {
+	switch {
 	case r.Doorbell.Kind == epc.NoDoorbell:
 	case r.Doorbell.Exposed:
 		l.notify, l.rung, l.watched = place{r.Doorbell.BAR, int(r.Doorbell.Offset)}, true, false

@@ -7,7 +7,6 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/regfile"
-	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 	"github.com/vblk-ep/vblk-ep/vring"
 )
 
@@ -110,16 +109,7 @@ func (f *Function) Continue(c epc.Controller, gone bool) error {
 	f.ctl, f.record, f.paused, f.resume = c, record, false, queues
 	f.mu.Unlock()
 	f.watch(c, regs, r)
-	if size := f.size.Load(); f.toldSize() != size { // it has changed while nobody looked
-		f.tellSize(size)
-	}
 	return nil
-}
-
-// toldSize returns the size of the disk that the driver was told.
-func (f *Function) toldSize() int64 {
-	sectors := uint64(f.config.Load32(virtioblk.CfgCapacity)) | uint64(f.config.Load32(virtioblk.CfgCapacity+4))<<32
-	return int64(sectors * virtioblk.SectorSize)
 }
 
 // note notes a queue that is started, and returns the format of its ring if another

@@ -67,6 +67,38 @@ func TestLoopDevices(t *testing.T) {
 	}
 }
 
+// Bytes behind the header of a read are none of its data, and stay what they are.
+func TestReadWithReadableBytes(t *testing.T) {
+	for _, s := range []setup{{}, {faults: transfersOnly()}, {link: shuffled(1)}} {
+		r := newRig(t, s)
+		const most = 200 << 10
+		disk := pattern(most, 5)
+		r.must(virtioblk.TypeOut, 0, disk)
+		theirs, err := r.mem.Alloc(most, 1)
+		require.NoError(t, err)
+		q := r.request(most)
+		for _, readable := range []uint32{1, sector, 4096, most} {
+			for _, writable := range []uint32{0, sector, 4096, most} {
+				mine := pattern(most, 77)
+				copy(r.mem.Bytes(theirs, most), mine)
+				clear(q.Data())
+				q.Type = virtioblk.TypeIn
+				in := []vring.Segment{{Addr: q.HeaderAddr(), Len: virtioblk.HeaderLen}, {Addr: theirs, Len: readable}}
+				out := []vring.Segment{{Addr: q.DataAddr(), Len: writable}, {Addr: q.StatusAddr(), Len: virtioblk.StatusLen}}
+				if writable == 0 {
+					out = out[1:]
+				}
+				require.NoError(t, r.q.SubmitChain(q, in, out))
+				r.finishWith(q, virtioblk.StatusOK)
+				require.Equal(t, writable+virtioblk.StatusLen, q.Written)
+				require.True(t, bytes.Equal(disk[:writable], q.Data()[:writable]), "%d bytes behind the header, %d read", readable, writable)
+				require.True(t, bytes.Equal(make([]byte, most-writable), q.Data()[writable:]))
+				require.True(t, bytes.Equal(mine, r.mem.Bytes(theirs, most)), "the device wrote into what it may only read")
+			}
+		}
+	}
+}
+
 // How a request is cut into descriptors means nothing (virtio 1.4 §2.7.4): the
 // parts may be split anywhere, share descriptors, and lie anywhere.
 func TestAnySplit(t *testing.T) {

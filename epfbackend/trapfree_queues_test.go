@@ -22,10 +22,12 @@ const trapFreeQueues = 4
 // and both ends are told so.
 func TestTrapFreeSeveralQueues(t *testing.T) {
 	const rounds = 40
-	for name, busy := range map[string]int{"quiet": 0, "loaded": runtime.NumCPU()} {
+	for name, c := range map[string]struct{ busy, least int }{
+		"quiet": {0, rounds / 2}, "loaded": {runtime.NumCPU(), 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			r := newSlot(t, trapFree(setup{options: epfbackend.Options{Queues: trapFreeQueues}}))
-			occupy(t, busy)
+			occupy(t, c.busy)
 			captured := 0
 			for range rounds {
 				if r.severalQueues() {
@@ -33,7 +35,7 @@ func TestTrapFreeSeveralQueues(t *testing.T) {
 				}
 			}
 			t.Logf("all of %d queues captured in %d of %d set-ups", trapFreeQueues, captured, rounds)
-			require.NotZero(t, captured)
+			require.GreaterOrEqual(t, captured, c.least)
 			if captured < rounds { // not a trifle, but no wrong service either
 				require.Contains(t, r.log.String(), "were not captured; unbind the driver and bind it again")
 			}

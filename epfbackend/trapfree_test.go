@@ -210,23 +210,23 @@ func processorTime(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// How late a reset is noticed when nothing goes on: by the sampler's period, and
-// what the scheduler adds.
-func TestTrapFreeReactionTime(t *testing.T) {
-	r := newRig(t, trapFree(setup{}))
+// BenchmarkTrapFreeReaction is how late a reset is noticed when nothing goes on: by the
+// sampler's period, and what the scheduler adds.
+func BenchmarkTrapFreeReaction(b *testing.B) {
+	r := newRig(b, trapFree(setup{}))
 	var late []time.Duration
-	for range 200 {
+	for b.Loop() {
 		r.alive()
-		require.NoError(t, r.dev.SetStatus(virtio.Reset))
 		began := time.Now()
+		require.NoError(b, r.dev.SetStatus(virtio.Reset))
 		for r.fn.Active() {
-			require.Less(t, time.Since(began), patience)
 		}
 		late = append(late, time.Since(began))
 		r.start()
 	}
 	slices.Sort(late)
-	t.Logf("noticed after %v (median), %v (99 of 100), %v (worst)", late[100], late[197], late[199])
+	b.ReportMetric(float64(late[len(late)/2].Microseconds()), "median-µs")
+	b.ReportMetric(float64(late[len(late)-1].Microseconds()), "worst-µs")
 }
 
 // A driver's rings are found when their memory is off the map, as it is for a
@@ -240,6 +240,13 @@ func TestTrapFreeRingComesBack(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(r.log.String(), "ring memory is not there")
 	}, patience, time.Millisecond)
+	began := time.Now()
+	for range 30 { // a driver that insists does not fill the log
+		require.NoError(t, r.q.Notify())
+		time.Sleep(epfbackend.ReactionTime)
+	}
+	lines := strings.Count(r.log.String(), "ring memory is not there")
+	require.LessOrEqual(t, lines, 2+int(time.Since(began)/time.Second))
 	require.NoError(t, rc.MapMemory(r.slot, r.mem))
 	r.alive()
 }

@@ -71,6 +71,7 @@ type worker struct {
 	looks     int  // for something to do, since it started
 	late      bool // the last of them were for as long as it may be
 	pool      pool
+	parts     []epc.Part   // room for copyAll
 	pinned    [][]byte     // memory that the engine was to hold; room for pinMemory
 	turnGuard func() error // bound once, as armGuard, so that a turn does not allocate
 	armGuard  func() error
@@ -95,7 +96,7 @@ type worker struct {
 // paused. The caller holds f.mu.
 func startWorker(f *Function, i int, q regfile.Queue, at phase) *worker {
 	w, err := newWorker(f, i, q, at)
-	go w.run(err)
+	go w.run(at, err)
 	return w
 }
 
@@ -131,24 +132,32 @@ func (w *worker) ask(p phase) {
 }
 
 // run is the worker's goroutine. Its thread ends with it, and takes along what
-// the kernel bound to the thread.
-func (w *worker) run(err error) {
+// the kernel bound to the thread. What began during a pause leaves it like every other.
+func (w *worker) run(at phase, err error) {
 	runtime.LockOSThread()
 	defer close(w.gone)
 	defer w.gate.reach(stopped)
 	w.pin()
+	if at == running || w.rest(at) {
+		w.serve(err)
+	}
+	w.close()
+	w.idle()
+}
+
+// serve is all that a worker does between a start and an end. err is what the start has
+// come to so far.
+func (w *worker) serve(err error) {
 	if err == nil {
 		err = w.open()
 	}
 	if err != nil {
 		w.fail(fmt.Errorf("start queue %d: %w", w.index, err))
-	} else {
-		w.more = true // the driver may have rung before we were there
-		for w.step() {
-		}
+		return
 	}
-	w.close()
-	w.idle()
+	w.more = true // the driver may have rung before we were there
+	for w.step() {
+	}
 }
 
 // open makes what the worker does its work with.
@@ -158,7 +167,11 @@ func (w *worker) open() (err error) {
 	if err != nil {
 		return err
 	}
-	w.pinMemory()
+	if w.pins() { // the pool with host memory, and before that is in use
+		if err := w.openPool(); err != nil {
+			return err
+		}
+	}
 	return w.openMover()
 }
 
@@ -249,8 +262,11 @@ func (w *worker) step() bool {
 	switch want := w.gate.wanted(); {
 	case want == stopped:
 		return false
-	case want == paused && w.quiet(), want == drained && w.empty():
-		w.rest(want)
+	case w.restful(want):
+		w.letGo()
+		if w.rest(want) && w.pins() {
+			w.pinMemory()
+		}
 		return true
 	}
 	var err error
@@ -281,6 +297,11 @@ func (w *worker) empty() bool {
 	return w.quiet() && (w.ring == nil || w.broken || w.ring.InFlight() == 0)
 }
 
+// restful says whether the worker may rest as it is wanted to.
+func (w *worker) restful(want phase) bool {
+	return want == paused && w.quiet() || want == drained && w.empty()
+}
+
 // proceeds says whether what was fetched is to go on.
 func (w *worker) proceeds() bool {
 	want := w.gate.wanted()
@@ -296,17 +317,21 @@ func (w *worker) letGo() {
 	}
 }
 
-// rest stays until running is wanted and the ring is on the map of host memory,
-// which may have changed, or until something else is wanted.
-func (w *worker) rest(at phase) {
-	w.letGo()
-	w.gate.reach(at)
+// rest stays until the worker is to go on, and the ring is on the map of host memory,
+// which may have changed. It says whether that is so; otherwise the worker is to stop.
+func (w *worker) rest(at phase) bool {
 	for {
+		w.gate.reach(at)
 		w.gate.park(at)
-		if w.gate.wanted() != running {
-			return
-		}
 		asked := w.gate.asked()
+		want := w.gate.wanted()
+		if want == stopped {
+			return false
+		}
+		if w.restful(want) {
+			at = want
+			continue
+		}
 		if w.ring != nil && !w.broken {
 			if err := w.ring.Resolve(); err != nil {
 				w.log.Debug("ring memory is not there", "err", err)
@@ -314,12 +339,9 @@ func (w *worker) rest(at phase) {
 				continue
 			}
 		}
-		if w.gate.pass() {
+		if w.gate.pass(asked) {
 			w.more, w.asked = true, false
-			if w.pins() {
-				w.pinMemory()
-			}
-			return
+			return true
 		}
 	}
 }

@@ -287,6 +287,7 @@ type timedDisk struct {
 	data      []byte
 	freeAt    time.Duration
 
+	issued int           // operations so far
 	busy   int           // operations in flight
 	since  time.Duration // busy changed last
 	byTime time.Duration // the sum of the times that operations were in flight
@@ -366,6 +367,7 @@ func (e *timedEngine) issue(io *disk.IO) {
 		e.inFlight, e.ends = append(e.inFlight, nil), append(e.ends, 0)
 	}
 	now := e.s.clock.Now()
+	e.s.issued++
 	e.s.change(1, now)
 	at := max(now+e.s.latency, e.s.freeAt)
 	if e.s.bandwidth > 0 {

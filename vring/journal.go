@@ -20,7 +20,7 @@ const (
 	// A count is that of the descriptors of a chain in flight that begins with this
 	// entry, 0 if none does.
 	journalBatch = 1 << 15 // the chain is in the batch that is published next
-	journalMax   = 1 << 12 // entries, so that positions of entries fit as well
+	journalMax   = 1 << 12 // entries: 72 KiB, more than controllers keep; a count can be up to 1<<15 - 1
 )
 
 // ErrJournal reports a journal that no queue of that size and format can have left.

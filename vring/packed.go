@@ -45,7 +45,7 @@ var _ Queue = (*Packed)(nil)
 var ErrStart = errors.New("start of packed virtqueue is outside of the ring")
 
 // NewPacked returns the packed virtqueue at the given place in mem. Errors are
-// ErrSize, ErrStart, ErrRingAddress and those of Memory.
+// ErrSize, ErrStart, ErrRingAddress, ErrJournal and those of Memory.
 func NewPacked(mem Memory, cfg Config) (*Packed, error) {
 	n := cfg.Size
 	if n < 1 || n > MaxSize {

@@ -19,8 +19,9 @@ const (
 )
 
 // wantsInterrupt says whether the driver wants to hear of what was published
-// after position was. What it may not say means that it does: an interrupt too
-// many is legal, one too few is not.
+// after position was. Flags that it may not have mean that it does: an interrupt too
+// many is legal, one too few is not. But a position that is not in the ring is never
+// passed.
 func (q *Packed) wantsInterrupt(was int) (bool, error) {
 	v, err := q.driver.load32(0)
 	if err != nil {

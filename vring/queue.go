@@ -71,15 +71,6 @@ type Chain struct {
 	entry    uint16    // of the journal, if there is one
 }
 
-// Grow makes room for n segments, so that Next need not allocate for chains up
-// to that length.
-func (c *Chain) Grow(n int) {
-	if cap(c.segments) < n {
-		c.segments = append(make([]Segment, 0, n), c.segments...)
-		c.split()
-	}
-}
-
 func (c *Chain) reset(head uint16) {
 	*c = Chain{Head: head, segments: c.segments[:0]}
 }

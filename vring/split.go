@@ -60,7 +60,7 @@ type Split struct {
 var _ Queue = (*Split)(nil)
 
 // NewSplit returns the split virtqueue at the given place in mem. Errors are
-// ErrSize, ErrRingAddress and those of Memory.
+// ErrSize, ErrRingAddress, ErrJournal and those of Memory.
 func NewSplit(mem Memory, cfg Config) (*Split, error) {
 	n := cfg.Size
 	if n < 1 || n > MaxSize || n&(n-1) != 0 {

@@ -86,7 +86,8 @@ type Engine interface {
 	// now and not for each operation, and stay as they are until then, whatever becomes
 	// of the mapping. So nothing else may be mapped there meanwhile, and pages taken out
 	// of the file behind it are not seen to be gone. Nothing may be unfinished that uses
-	// memory. An error says what could not be pinned; operations on it work all the same.
+	// memory named before. An error says what could not be pinned; operations on it work
+	// all the same.
 	Pin(memory ...[]byte) error
 
 	// Name returns "io_uring", "plain" or "null".
