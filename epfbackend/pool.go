@@ -25,6 +25,7 @@ const (
 	maxHeld    = 8    // buffers of one request at a time, so that others get some, too
 	enough     = 3    // requests that keep disk and link busy
 	pieceAlign = 4096 // of what is read or written; a multiple of every block size
+	largePage  = 2 << 20
 
 	// A request's header, status and indirect table, in memory that a mover can reach.
 	// Longer tables are read by transfers, which is little of what such requests take.
@@ -111,13 +112,13 @@ func (w *worker) openPool() error {
 	page := os.Getpagesize()
 	slots := (len(w.all)*slotLen + page - 1) &^ (page - 1)
 	small := min(len(w.all), smallCount)
-	n := (slots + small*smallSize + largeCount*largeSize + page - 1) &^ (page - 1)
+	n := (slots + small*smallSize + largeCount*largeSize + largePage - 1) &^ (largePage - 1)
 	memory, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("allocate bounce buffers: %w", err)
 	}
-	// Few large pages are few pieces for disk and DMA engine. Where there are none, it
-	// works as well.
+	// Few large pages are few pieces for disk and DMA engine, and what is a multiple of
+	// them long begins with one. Where there are none, it works as well.
 	_ = unix.Madvise(memory, unix.MADV_HUGEPAGE)
 	p.memory = memory
 	p.pieces = make([]piece, largeCount+small)
@@ -125,7 +126,7 @@ func (w *worker) openPool() error {
 	large := largeCount * largeSize
 	p.large = newShelf(largeSize, memory[:large], p.pieces[:largeCount], len(w.all))
 	p.slots = memory[large : large+slots]
-	p.small = newShelf(smallSize, memory[large+slots:], p.pieces[largeCount:], len(w.all))
+	p.small = newShelf(smallSize, memory[large+slots:][:small*smallSize], p.pieces[largeCount:], len(w.all))
 	for _, s := range []*shelf{&p.large, &p.small} {
 		for i := range s.pieces {
 			c := &s.pieces[i]

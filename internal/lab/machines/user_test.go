@@ -26,7 +26,30 @@ func TestVMUserFunction(t *testing.T) {
 			test -c /dev/pci-epf-user/pci_epf_user.0
 		`)
 	}
-	r.ep("sh epf-user stop")
+	// A function has one controller. What would be a second one is refused, whether it comes
+	// first or later, and the function can be bound again.
+	r.ep(`
+		sh epf-user stop
+		(
+			cd /sys/kernel/config/pci_ep
+			controller=$(echo controllers/*) function=functions/pci_epf_user/test
+			device=/dev/pci-epf-user/pci_epf_user.0
+			refused() { if ln -s "$PWD/$controller" $function/secondary/ 2>/dev/null; then return 1; fi; }
+			mkdir $function
+			refused
+			for again in 1 2; do
+				ln -s "$PWD/$function" $controller/test
+				test -c $device
+				refused
+				rm $controller/test
+				test ! -e $device
+			done
+			rmdir $function
+		)
+		sh epf-user start
+		test -c /dev/pci-epf-user/pci_epf_user.0
+		sh epf-user stop
+	`)
 	r.ep(sound)
 }
 
