@@ -45,7 +45,7 @@ func (w *worker) await() ([]*disk.IO, error) {
 		switch {
 		case w.more || w.broken || w.gate.wanted() != running:
 			return nil, nil
-		case w.late:
+		case w.late && !w.reap(): // the bell for moves may have been heard already
 			return w.sleep()
 		}
 	}
