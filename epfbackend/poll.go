@@ -16,7 +16,7 @@ import (
 type Poll time.Duration
 
 const (
-	// PollAuto looks for as long as that has lately been worth it, for at most 50
+	// PollAuto looks for as long as that has lately been worth it, for at most 100
 	// microseconds.
 	PollAuto Poll = 0
 	// PollOff sleeps at once.
@@ -80,7 +80,7 @@ const (
 // from the disk's own work.
 var autoMost = [...]time.Duration{
 	forDriver:  50 * time.Microsecond,
-	forDisk:    30 * time.Microsecond,
+	forDisk:    100 * time.Microsecond,
 	forSeveral: 0,
 }
 

@@ -218,7 +218,8 @@ func (r *rig) link(disk, ring string, queues int) {
 }
 
 // turn gives a turn to a side. The target looks for commands as long as its driver is
-// there, so that is taken away while it is not its turn; ours sleeps.
+// there, so that is taken away while it is not its turn; ours sleeps. A flush shows ours
+// that its driver knows of the cache: before one, each write is made durable.
 func (r *rig) turn(s side) {
 	r.t.Helper()
 	if s == ours {
@@ -230,6 +231,7 @@ func (r *rig) turn(s side) {
 	} else {
 		r.rc("[ -e /dev/nvme0n1 ] || cat /tmp/nvme >/sys/bus/pci/drivers/nvme/bind; within 180 test -b " + s.disk)
 	}
+	r.rc("dd if=/dev/zero of=" + s.disk + " bs=4k count=1 oflag=direct conv=fsync status=none")
 }
 
 // TestVMSideBySide has the kernel's NVMe target and ours export one disk from one

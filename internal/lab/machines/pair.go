@@ -104,10 +104,15 @@ func (p *Pair) RC() *vm.Shell {
 	return p.rc
 }
 
+// endpointMemory is the memory of the endpoint's guest in MiB. With less than 512 the
+// kernel gives nobody large pages.
+const endpointMemory = 768
+
 // StartEP starts the endpoint's guest, which must not run.
 func (p *Pair) StartEP() error {
 	cfg := p.cfg.EP
 	cfg.Kernel = p.cfg.Kernels.ep
+	cfg.Memory = endpointMemory
 	cfg.Devices = append([]string{vm.VFIOUser(filepath.Join(p.dir, "ep"))}, cfg.Devices...)
 	g, err := boot(p.ctx, cfg, nil)
 	if err != nil {
