@@ -79,7 +79,7 @@ const (
 // slept for as others complete, and to look for each would only take the processor
 // from the disk's own work.
 var autoMost = [...]time.Duration{
-	forDriver:  50 * time.Microsecond,
+	forDriver:  100 * time.Microsecond,
 	forDisk:    100 * time.Microsecond,
 	forSeveral: 0,
 }

@@ -18,10 +18,10 @@ func TestPollPaceFollowsTheWaits(t *testing.T) {
 		}
 	}
 	require.Zero(t, p.budget(forDriver))
-	steps(forDriver, 20*us, 4*us, 8*us, 16*us, 32*us, 50*us, 50*us)
+	steps(forDriver, 20*us, 4*us, 8*us, 16*us, 32*us, 64*us, 100*us, 100*us)
 	require.Zero(t, p.budget(forDisk), "of its own")
 	steps(forDisk, 99*us, 4*us, 8*us, 16*us, 32*us, 64*us, 100*us, 100*us)
-	steps(forDriver, 50*us, 25*us, 12500, 6250, 3125, 0, 0)
+	steps(forDriver, 100*us, 50*us, 25*us, 12500, 6250, 3125, 0, 0)
 	steps(forSeveral, 0, 0, 0)
 	steps(forDisk, time.Hour, 50*us, 25*us, 12500, 6250, 3125, 0, 0)
 
