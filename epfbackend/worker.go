@@ -124,13 +124,6 @@ func newWorker(f *Function, i int, q regfile.Queue, at phase) (w *worker, err er
 	return w, err
 }
 
-// ask tells the worker what is wanted of it. It may be called from any
-// goroutine.
-func (w *worker) ask(p phase) {
-	w.gate.ask(p)
-	w.f.bells[w.index].Ring()
-}
-
 // run is the worker's goroutine. Its thread ends with it, and takes along what
 // the kernel bound to the thread. What began during a pause leaves it like every other.
 func (w *worker) run(at phase, err error) {
@@ -175,41 +168,6 @@ func (w *worker) open() (err error) {
 	return w.openMover()
 }
 
-// pinMemory has the disk engine hold what it does direct I/O on: our own buffers, and
-// lent memory if that is wanted. Other memory does as well.
-func (w *worker) pinMemory() {
-	w.pinned = w.pinned[:0]
-	if w.pool.memory != nil {
-		w.pinned = append(w.pinned, w.pool.memory)
-	}
-	if w.pins() {
-		for _, r := range w.ctl.Memory().Regions() {
-			if r.Mem != nil && r.Readable && r.Writable {
-				w.pinned = append(w.pinned, r.Mem)
-			}
-		}
-	}
-	if len(w.pinned) == 0 {
-		return
-	}
-	if err := w.engine.Pin(w.pinned...); err != nil {
-		w.notPinned(err)
-	}
-}
-
-// notPinned tells those who asked for it.
-func (w *worker) notPinned(err error) {
-	if !w.pins() {
-		w.log.Debug("buffers not pinned", "err", err)
-	} else if ok, held := w.complain.allow(); ok {
-		w.log.Warn("host memory not pinned: raise the limit of locked memory (ulimit -l) if it is that",
-			"err", err, "held_back", held)
-	}
-}
-
-// pins says whether lent memory is to be held.
-func (w *worker) pins() bool { return w.f.opts.PinMemory && !w.f.opts.TrapFree }
-
 // close waits for what is in flight, and gives up what open has made.
 func (w *worker) close() {
 	if w.mover != nil {
@@ -248,14 +206,6 @@ func (w *worker) ended() bool {
 	}
 }
 
-// idle waits, with nothing to serve and nothing in flight, for the end.
-func (w *worker) idle() {
-	for want := w.gate.wanted(); want != stopped; want = w.gate.wanted() {
-		w.gate.reach(want)
-		w.gate.park(want)
-	}
-}
-
 // step does one turn and says whether there is to be another. A stop abandons
 // what is in flight: the engine ends it, long operations early.
 func (w *worker) step() bool {
@@ -282,67 +232,6 @@ func (w *worker) step() bool {
 		// What has completed must still be accounted for, or the worker would
 		// never become quiet; broken, it no longer touches the memory.
 		w.fail(fmt.Errorf("queue %d: %w", w.index, err))
-	}
-}
-
-// quiet says that nothing in flight uses host memory. A flush or the like may
-// take long, and can go on during a pause.
-func (w *worker) quiet() bool {
-	return w.lent == 0 && w.moving == 0 && len(w.done) == 0 && len(w.moved) == 0
-}
-
-// empty says that everything that was fetched is done and published, as far as it
-// ever will be.
-func (w *worker) empty() bool {
-	return w.quiet() && (w.ring == nil || w.broken || w.ring.InFlight() == 0)
-}
-
-// restful says whether the worker may rest as it is wanted to.
-func (w *worker) restful(want phase) bool {
-	return want == paused && w.quiet() || want == drained && w.empty()
-}
-
-// proceeds says whether what was fetched is to go on.
-func (w *worker) proceeds() bool {
-	want := w.gate.wanted()
-	return want == running || want == drained
-}
-
-// letGo gives up host memory, which may change during a pause.
-func (w *worker) letGo() {
-	if w.pins() {
-		if err := w.engine.Pin(); err != nil {
-			w.log.Warn("host memory is still held", "err", err)
-		}
-	}
-}
-
-// rest stays until the worker is to go on, and the ring is on the map of host memory,
-// which may have changed. It says whether that is so; otherwise the worker is to stop.
-func (w *worker) rest(at phase) bool {
-	for {
-		w.gate.reach(at)
-		w.gate.park(at)
-		asked := w.gate.asked()
-		want := w.gate.wanted()
-		if want == stopped {
-			return false
-		}
-		if w.restful(want) {
-			at = want
-			continue
-		}
-		if w.ring != nil && !w.broken {
-			if err := w.ring.Resolve(); err != nil {
-				w.log.Debug("ring memory is not there", "err", err)
-				w.gate.sleep(asked)
-				continue
-			}
-		}
-		if w.gate.pass(asked) {
-			w.more, w.asked = true, false
-			return true
-		}
 	}
 }
 
