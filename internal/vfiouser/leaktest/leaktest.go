@@ -15,11 +15,19 @@ import (
 // patience is how long things that end by themselves may take.
 const patience = 5 * time.Second
 
+// checking is whether a check has begun that has not ended.
+var checking bool
+
 // Check compares what the process holds at the end of the test, after the
-// cleanups registered later, with what it holds now. Tests that use it must not
-// run in parallel.
+// cleanups registered later, with what it holds now. Within a check it does nothing:
+// what the test has already may still be starting, so that nothing is known of what
+// it holds, and the check under way ends later and sees all. Tests that use it must
+// not run in parallel.
 func Check(t testing.TB) {
 	t.Helper()
+	if checking {
+		return
+	}
 	// The runtime opens its poller when it is first needed, and keeps it.
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -27,8 +35,10 @@ func Check(t testing.TB) {
 	}
 	r.Close()
 	w.Close()
+	checking = true
 	before := take()
 	t.Cleanup(func() {
+		defer func() { checking = false }()
 		var leak string
 		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			if leak = take().beyond(before); leak == "" {
