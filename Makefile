@@ -21,7 +21,7 @@ test: ## everything: lint, unit tests with the race detector, guests, the lab, a
 	$(MAKE) lint unit guest lab-test fuzz
 
 unit: ## all that needs no guest
-	go test -race -skip '^TestVM' ./...
+	go test -race -timeout 1h -skip '^TestVM' ./...
 
 guest: ## stock kernels and firmware against the real program
 	go run ./internal/vm/cmd/fetch -all

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/disk"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc/loopback"
 	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio"
@@ -26,13 +27,31 @@ func (r *rig) successor(err error) (goOn func()) {
 	require.NoError(r.t, err)
 	return func() {
 		r.t.Helper()
-		next, err := epfbackend.New(r.store, r.options)
-		require.NoError(r.t, err)
-		old := r.fn
-		r.fn = next
-		require.NoError(r.t, r.slot.Continue(next))
-		require.NoError(r.t, old.Close())
+		r.succeed(r.slot.Continue)
 	}
+}
+
+// succeed makes another function and has it put into the slot.
+func (r *rig) succeed(put func(epc.Function) error) {
+	r.t.Helper()
+	next, err := epfbackend.New(r.store, r.options)
+	require.NoError(r.t, err)
+	old := r.fn
+	r.fn = next
+	require.NoError(r.t, put(next))
+	require.NoError(r.t, old.Close())
+}
+
+// ask asks for something while nobody serves, and sees it done when somebody goes on.
+func (r *rig) ask(goOn func()) {
+	r.t.Helper()
+	q := r.request(sector)
+	require.NoError(r.t, r.q.Submit(q))
+	require.NoError(r.t, r.q.Kick())
+	goOn()
+	status, err := r.q.Finish(q)
+	require.NoError(r.t, err)
+	require.Equal(r.t, virtioblk.StatusOK, status)
 }
 
 // lasting are the setups that can be left.
@@ -45,6 +64,14 @@ func lasting() map[string]setup {
 	room := *several.options.Room
 	several.options.Room, several.options.Queues = &room, 3
 	return map[string]setup{"split": split, "packed": packed, "several": several}
+}
+
+// lastingOne are those of one queue. Several are not served by who has not watched them
+// being set up: see the register file.
+func lastingOne() map[string]setup {
+	m := lasting()
+	delete(m, "several")
+	return m
 }
 
 // A driver does not notice that its function is served by one process after the
@@ -92,22 +119,13 @@ func newLasting(t *testing.T, s setup) *rig {
 
 // What the driver does to its registers while nobody serves it is found out.
 func TestResetsWhileNobodyServes(t *testing.T) {
-	for name, s := range lasting() {
-		if name == "several" {
-			continue // a set-up that nobody watched is refused: see the register file
-		}
+	for name, s := range lastingOne() {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, s)
 			r.alive()
 			goOn := r.leave()
 			r.start() // a reset, and the same rings anew
-			q := r.request(sector)
-			require.NoError(t, r.q.Submit(q))
-			require.NoError(t, r.q.Kick())
-			goOn()
-			status, err := r.q.Finish(q)
-			require.NoError(t, err)
-			require.Equal(t, virtioblk.StatusOK, status)
+			r.ask(goOn)
 
 			goOn = r.leave()
 			require.NoError(t, r.dev.Reset())
@@ -145,10 +163,7 @@ func TestLeavingFinishes(t *testing.T) {
 // The same where data is moved by DMA, in the middle of whatever the driver asks for:
 // what was fetched is done, and what was not is the next one's.
 func TestLeavingUnderLoad(t *testing.T) {
-	for name, s := range lasting() {
-		if name == "several" {
-			continue
-		}
+	for name, s := range lastingOne() {
 		t.Run(name, func(t *testing.T) {
 			s.link = &loopback.Link{}
 			*s.link = loopback.Gen3x2

@@ -258,6 +258,38 @@ func TestServeStartsAndStops(t *testing.T) {
 	require.NoFileExists(t, socket)
 }
 
+// Who starts the server hears when it serves and when it stops, and may be gone by then.
+func TestSupervisorIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	supervisor, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	defer supervisor.Close()
+	require.NoError(t, supervisor.SetReadDeadline(time.Now().Add(time.Minute)))
+	hear := func() string {
+		state := make([]byte, 64)
+		n, err := supervisor.Read(state)
+		require.NoError(t, err)
+		return string(state[:n])
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	start := func() *process {
+		p, _ := startServer(t, buildProgram(t), "--disk", "null:1M", "--epc", "vfio-user:"+filepath.Join(t.TempDir(), "s"))
+		require.Equal(t, "READY=1", hear())
+		return p
+	}
+	p := start()
+	require.NoError(t, p.Process.Signal(unix.SIGTERM))
+	require.Equal(t, "STOPPING=1", hear())
+	require.NoError(t, p.Wait(), "stderr: %s", &p.errOut)
+	require.Empty(t, p.errOut.String())
+
+	p = start()
+	supervisor.Close()
+	require.NoError(t, p.Process.Signal(unix.SIGTERM))
+	require.NoError(t, p.Wait(), "stderr: %s", &p.errOut)
+	require.Contains(t, p.errOut.String(), "the supervisor cannot be told")
+}
+
 // SIGHUP is for the sizes of disks, and harmless when nobody looks at them yet: here the
 // server waits until somebody reads what it announces.
 func TestHangupDoesNotKillAServer(t *testing.T) {

@@ -76,6 +76,7 @@ func serve(args []string, out, errOut io.Writer) (err error) {
 		return err
 	}
 	makeRoom(exports)
+	tellSupervisor(stateReady, log)
 	return serveAll(ctx, exports, hangup)
 }
 
@@ -195,6 +196,7 @@ func stopOnSignal(log *slog.Logger) (context.Context, func()) {
 		select {
 		case <-signals:
 			log.Info("stopping")
+			tellSupervisor(stateStopping, log)
 			cancel()
 		case <-ended:
 			return

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ type Endpoint struct {
 	name   string
 	config config
 	log    *slog.Logger
+	keep   atomic.Bool // functions stay when we end
 
 	mu      sync.Mutex
 	slots   []*Slot
@@ -68,7 +70,9 @@ func Open(o Options) (*Endpoint, error) {
 	if err := c.openDriver(); err != nil {
 		return nil, err
 	}
-	return &Endpoint{opts: o, name: name, config: c, log: o.Log.With("controller", name)}, nil
+	e := &Endpoint{opts: o, name: name, config: c, log: o.Log.With("controller", name)}
+	e.keep.Store(o.Keep)
+	return e, nil
 }
 
 // Name returns the controller's name.

@@ -182,9 +182,14 @@ func (s *Slot) close() error {
 
 // Serve programs fn and runs it until ctx ends; then it returns nil once it is
 // detached, or left to the next server, and flushed. The controller is started with
-// the last slot of its endpoint that is served.
+// the last slot of its endpoint that is served. When a function that was left for us
+// cannot be reached, it stays as it is, and then all slots leave theirs.
 func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 	if err := s.attach(fn); err != nil {
+		if s.left {
+			s.e.keep.Store(true)
+			err = fmt.Errorf("%w: all functions are left to the next server: start it again", err)
+		}
 		return err
 	}
 	err := s.e.attached()

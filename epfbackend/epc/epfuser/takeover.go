@@ -105,7 +105,7 @@ func (s *Slot) goOn(fn epc.Function) (bool, error) {
 // leave is the end of the function's attachment. If it is to go on, and can, nothing is
 // reset.
 func (s *Slot) leave(keep bool) error {
-	if lasting, ok := s.fn.(epc.Lasting); ok && keep && s.e.opts.Keep {
+	if lasting, ok := s.fn.(epc.Lasting); ok && keep && s.e.keep.Load() {
 		ctx, cancel := context.WithTimeout(background, patience)
 		defer cancel()
 		err := lasting.Suspend(ctx)

@@ -33,7 +33,8 @@ func File(t testing.TB, size int64) string {
 }
 
 // Loop binds the file to a free loop device until the test ends, and returns the
-// device's path.
+// device's path. The device is open until then: its last close unbinds it, also when
+// the test is killed.
 func Loop(t testing.TB, file string, o LoopOptions) string {
 	t.Helper()
 	flags := os.O_RDWR
@@ -49,6 +50,7 @@ func Loop(t testing.TB, file string, o LoopOptions) string {
 
 	config := unix.LoopConfig{Fd: uint32(back.Fd()), Size: o.BlockSize}
 	config.Info.Offset = o.Offset
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 	for flag, on := range map[uint32]bool{
 		unix.LO_FLAGS_READ_ONLY: o.ReadOnly, unix.LO_FLAGS_DIRECT_IO: o.Direct, unix.LO_FLAGS_PARTSCAN: o.Partitions,
 	} {
@@ -63,33 +65,29 @@ func Loop(t testing.TB, file string, o LoopOptions) string {
 		dev, err := os.OpenFile(path, flags, 0)
 		must(t, err)
 		err = unix.IoctlLoopConfigure(int(dev.Fd()), &config)
-		dev.Close()
 		if err == unix.EBUSY { // somebody else was faster
+			dev.Close()
 			continue
 		}
+		t.Cleanup(func() { unbind(t, dev) })
 		must(t, err)
-		t.Cleanup(func() { unbind(t, path) })
 		return path
 	}
 	t.Fatal("no free loop device")
 	return ""
 }
 
-func unbind(t testing.TB, path string) {
-	dev, err := os.Open(path)
-	must(t, err)
-	err = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0)
-	dev.Close()
-	must(t, err)
-	// The last user's close unbinds; until then the number is taken.
-	backing := filepath.Join("/sys/block", filepath.Base(path), "loop/backing_file")
+func unbind(t testing.TB, dev *os.File) {
+	must(t, dev.Close())
+	// Somebody else may have it open for a moment; until then the number is taken.
+	backing := filepath.Join("/sys/block", filepath.Base(dev.Name()), "loop/backing_file")
 	for range 500 {
 		if _, err := os.Stat(backing); err != nil {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Errorf("%s is still bound: somebody has it open", path)
+	t.Errorf("%s is still bound: somebody has it open", dev.Name())
 }
 
 // Resize tells the loop device that its file has another size.
