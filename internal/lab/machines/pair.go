@@ -23,6 +23,8 @@ type Config struct {
 	// TrapBARs, Doorbell16 and Forgetful are as in lab.Config.
 	TrapBARs              uint8
 	Doorbell16, Forgetful bool
+	// IOMMU puts one between the endpoint's memory and what is on its bus.
+	IOMMU bool
 	// EP and RC are what the two guests have beside what every one has. Their
 	// Script, Test and Kernel are not used.
 	EP, RC vm.Config
@@ -114,6 +116,9 @@ func (p *Pair) StartEP() error {
 	cfg.Kernel = p.cfg.Kernels.ep
 	cfg.Memory = endpointMemory
 	cfg.Devices = append([]string{vm.VFIOUser(filepath.Join(p.dir, "ep"))}, cfg.Devices...)
+	if p.cfg.IOMMU { // first: QEMU asks for it when it makes the controller
+		cfg.Devices = append([]string{"virtio-iommu-pci"}, cfg.Devices...)
+	}
 	g, err := boot(p.ctx, cfg, nil)
 	if err != nil {
 		return fmt.Errorf("the endpoint's guest: %w", err)

@@ -9,9 +9,17 @@ import (
 
 // TestVMUserFunction runs the selftest of endpoint functions in user space on the
 // endpoint, whose link is not started, and takes the function away while a program
-// has its device open.
+// has its device open. Behind an IOMMU memory need not be contiguous, so more of it can
+// be asked for than there is.
 func TestVMUserFunction(t *testing.T) {
-	r := start(t, "newest", nil)
+	for name, iommu := range map[string]bool{"direct": false, "IOMMU": true} {
+		t.Run(name, func(t *testing.T) {
+			userFunction(t, start(t, "newest", func(c *Config) { c.IOMMU = iommu }))
+		})
+	}
+}
+
+func userFunction(t *testing.T, r *rig) {
 	r.ep("sh epf-user start")
 	out := r.ep("./epf_user_test")
 	t.Log(out)
