@@ -8,6 +8,7 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 	"github.com/vblk-ep/vblk-ep/internal/shm"
 	"github.com/vblk-ep/vblk-ep/internal/uring"
 )
@@ -230,31 +231,46 @@ func (s *Slot) NewMover(depth int, memory []byte, bell int) (epc.Mover, error) {
 	return newMover(e, l, depth, memory), nil
 }
 
+// kernelRing is what of an io_uring is needed: *uring.Ring.
+type kernelRing interface {
+	Next() *uring.SQE
+	Prepared() int
+	Submit() error
+	SubmitAndWait(n int) error
+	Ready() int
+	Due() bool
+	Reap(out []uring.CQE) int
+	Close() error
+}
+
 // ringEngine gives transfers to the kernel through an io_uring of its own.
 type ringEngine struct {
 	dev    *epfdev.Device
-	ring   *uring.Ring
+	ring   kernelRing
+	bell   int
 	buffer uint32
 	flags  uint16
 	cqes   [32]uring.CQE
 }
 
 func newRingEngine(dev *epfdev.Device, byCPU bool, depth int, memory []byte, bell int) (_ *ringEngine, err error) {
-	e := &ringEngine{dev: dev}
+	e := &ringEngine{dev: dev, bell: bell}
 	if byCPU {
 		e.flags = epfdev.ByCPU
 	}
 	if e.buffer, err = dev.Register(memory); err != nil {
 		return nil, fmt.Errorf("%w: raise the limit of locked memory (ulimit -l) if it is that", err)
 	}
-	if e.ring, err = uring.New(uint32(depth), uint32(2*depth)); err == nil {
-		if err = e.ring.RegisterEventfd(bell); err != nil {
-			_ = e.ring.Close()
+	ring, err := uring.New(uint32(depth), uint32(2*depth))
+	if err == nil {
+		if err = ring.RegisterEventfd(bell); err != nil {
+			_ = ring.Close()
 		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, dev.Unregister(e.buffer))
 	}
+	e.ring = ring
 	return e, nil
 }
 
@@ -272,7 +288,16 @@ func (e *ringEngine) start(tag int, segments []epfdev.Segment, toHost bool) bool
 	return true
 }
 
-func (e *ringEngine) submit() error { return e.ring.Submit() }
+// submit rings the bell if the kernel still holds completions after it. It rings by itself
+// only for the first of a row, and leaves all of them where they are while a processor
+// is about to add the next.
+func (e *ringEngine) submit() error {
+	err := e.ring.Submit()
+	if e.ring.Due() {
+		err = errors.Join(err, eventfd.Ring(e.bell))
+	}
+	return err
+}
 
 func (e *ringEngine) copy(addr uint64, p []byte, toHost bool) error {
 	return away(e.dev.Copy(addr, p, toHost))
@@ -283,7 +308,7 @@ func (e *ringEngine) reap(ended func(tag int, err error)) error {
 		if !e.ring.Due() && e.ring.Prepared() == 0 {
 			return nil
 		}
-		if err := e.ring.Submit(); err != nil {
+		if err := e.submit(); err != nil {
 			return err
 		}
 	}
