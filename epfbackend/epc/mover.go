@@ -40,8 +40,8 @@ type Mover interface {
 	Submit() error
 
 	// Completed returns moves that have ended, each once; the slice is valid until
-	// the next call. It does not wait: when there is more, the bell that the mover
-	// was made with rings.
+	// the next call. It does not wait: when there is more after it, or after a
+	// Submit, the bell that the mover was made with rings.
 	Completed() []*Move
 
 	// Close waits until no memory is in use any more, at most as long as the

@@ -288,9 +288,9 @@ func (e *ringEngine) start(tag int, segments []epfdev.Segment, toHost bool) bool
 	return true
 }
 
-// submit rings the bell if the kernel still holds completions after it. It rings by itself
-// only for the first of a row, and leaves all of them where they are while a processor
-// is about to add the next.
+// submit rings the bell if the kernel still holds completions after it. The kernel rings
+// for the first of a row alone, and need not hand over the last one while another
+// processor is about to add the next.
 func (e *ringEngine) submit() error {
 	err := e.ring.Submit()
 	if e.ring.Due() {
