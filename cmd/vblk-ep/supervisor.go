@@ -4,13 +4,17 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 )
 
 // What a supervisor is told (systemd's sd_notify(3)).
 const (
-	stateReady    = "READY=1"    // hosts are served
+	stateReady    = "READY=1"    // disks and slots are there
 	stateStopping = "STOPPING=1" // what is in flight is finished, and disks are flushed
 )
+
+// supervisorPatience is how long a supervisor that does not listen is waited for.
+const supervisorPatience = time.Second
 
 // tellSupervisor tells whoever has started us, if they want to know. Serving does not
 // depend on them.
@@ -21,6 +25,7 @@ func tellSupervisor(state string, log *slog.Logger) {
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err == nil {
+		_ = conn.SetWriteDeadline(time.Now().Add(supervisorPatience))
 		_, err = conn.Write([]byte(state))
 		conn.Close()
 	}

@@ -8,11 +8,8 @@ import (
 
 	"github.com/vblk-ep/vblk-ep/internal/guesttest/suite"
 	"github.com/vblk-ep/vblk-ep/internal/vm"
+	"github.com/vblk-ep/vblk-ep/virtio"
 )
-
-// accessPlatform is the feature bit of a device whose addresses the platform translates
-// (virtio 1.3, §6).
-const accessPlatform = 33
 
 // TestVMIOMMU shows that the disk serves a guest that translates the device's addresses:
 // what it may reach are single pages then, which come and go with each request.
@@ -28,7 +25,7 @@ func TestVMIOMMU(t *testing.T) {
 	device := "/sys/block/vda/device"
 	require.Equal(t, "DMA", strings.TrimSpace(g.sh(t, "cat "+device+"/../iommu_group/type")))
 	features := strings.TrimSpace(g.sh(t, "cat "+device+"/features"))
-	require.Equal(t, "1", features[accessPlatform:][:1], "features %s", features)
+	require.Equal(t, "1", features[virtio.AccessPlatform:][:1], "features %s", features)
 
 	vda := suite.Image(g.sh, "vda", file)
 	vda.Random(t, 1, 4)

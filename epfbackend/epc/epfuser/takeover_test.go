@@ -11,22 +11,22 @@ import (
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
 )
 
-// guest is a function that can be left and gone on with. It counts how it ends.
-type guest struct {
+// lasting is a function that can be left and gone on with. It counts how it ends.
+type lasting struct {
 	epc.Lasting
 	desc                epc.Description
 	suspended, detached int
 }
 
-func (g *guest) Describe() epc.Description        { return g.desc }
-func (g *guest) CanContinue(epc.Controller) error { return nil }
+func (g *lasting) Describe() epc.Description        { return g.desc }
+func (g *lasting) CanContinue(epc.Controller) error { return nil }
 
-func (g *guest) Suspend(context.Context) error {
+func (g *lasting) Suspend(context.Context) error {
 	g.suspended++
 	return nil
 }
 
-func (g *guest) Detach() error {
+func (g *lasting) Detach() error {
 	g.detached++
 	return nil
 }
@@ -44,7 +44,7 @@ func TestOneOfSeveralIsNotReached(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := new(Endpoint)
 			log := slog.New(slog.DiscardHandler)
-			served := &guest{}
+			served := &lasting{}
 			other := &Slot{e: e, fn: served, log: log}
 			s := &Slot{ // of which no call to the kernel succeeds
 				e: e, dev: new(epfdev.Device), log: log,
@@ -54,7 +54,7 @@ func TestOneOfSeveralIsNotReached(t *testing.T) {
 			s.state.mark()
 			s.state.made(&epc.Description{MSIX: epc.MSIX{Vectors: 2}})
 
-			err := s.Serve(t.Context(), &guest{desc: epc.Description{MSIX: epc.MSIX{Vectors: c.vectors}}})
+			err := s.Serve(t.Context(), &lasting{desc: epc.Description{MSIX: epc.MSIX{Vectors: c.vectors}}})
 			require.Error(t, err)
 			require.NoError(t, other.leave(true))
 			require.Equal(t, c.suspended, served.suspended)
