@@ -82,10 +82,10 @@ func (w *worker) sleep() ([]*disk.IO, error) {
 	return w.collect(!w.more)
 }
 
-// ready says whether disk or DMA engine may have completed something. That can be wrong for
-// as long as nothing completes: the kernel's mark that there is something to be taken may
-// come after it was taken.
-func (w *worker) ready() bool { return w.engine.Ready() || w.reap() }
+// ready says whether DMA engine or disk may have completed something. Of the disk that can
+// be wrong for as long as nothing completes there, since the kernel's mark that there is
+// something to be taken may come after it was taken: so moves are taken first.
+func (w *worker) ready() bool { return w.reap() || w.engine.Ready() }
 
 // look returns when there may be something to do, or when nothing came in time: late. The
 // ring is looked at each time, for it may be all that there is. It touches host memory, and

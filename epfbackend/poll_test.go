@@ -99,21 +99,24 @@ func (s eagerStore) NewEngine(kind disk.EngineKind, depth, doorbell int) (disk.E
 }
 
 // A worker that is told that its engine has something to take, and finds nothing, still
-// serves the ring, and does not look for longer than it may.
+// serves the ring, goes on after transfers, and does not look for longer than it may.
 func TestEngineWithNothingReady(t *testing.T) {
-	t.Run("the ring is served", func(t *testing.T) {
-		r := newSlot(t, setup{
-			options: epfbackend.Options{Poll: epfbackend.PollAlways}, polled: true,
-			wrap: func(s disk.Store) disk.Store { return eagerStore{s} },
+	link := loopback.Gen3x2
+	for name, link := range map[string]*loopback.Link{"the ring is served": nil, "transfers end": &link} {
+		t.Run(name, func(t *testing.T) {
+			r := newSlot(t, setup{
+				options: epfbackend.Options{Poll: epfbackend.PollAlways}, polled: true, link: link,
+				wrap: func(s disk.Store) disk.Store { return eagerStore{s} },
+			})
+			var err error
+			r.dev, err = rc.Open(silent{r.slot})
+			require.NoError(t, err)
+			r.start()
+			for range 100 {
+				r.alive()
+			}
 		})
-		var err error
-		r.dev, err = rc.Open(silent{r.slot})
-		require.NoError(t, err)
-		r.start()
-		for range 100 {
-			r.alive()
-		}
-	})
+	}
 	for name, poll := range map[string]epfbackend.Poll{"auto": epfbackend.PollAuto, "time": epfbackend.Poll(50 * time.Microsecond)} {
 		t.Run("it sleeps, "+name, func(t *testing.T) {
 			r := newSlot(t, setup{
