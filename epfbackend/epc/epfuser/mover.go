@@ -19,6 +19,9 @@ type engine interface {
 	// been reaped. The segments may be reused after the next submit.
 	start(tag int, segments []epfdev.Segment, toHost bool) bool
 	submit() error
+	// holds says whether the end of a transfer may have to be asked for, by reap: no
+	// bell would tell of it. It can be wrong while no transfer ends.
+	holds() bool
 	// reap calls ended for each transfer that has.
 	reap(ended func(tag int, err error)) error
 	// copy is for what a transfer cannot do, and waits.
@@ -42,6 +45,7 @@ type mover struct {
 	engine engine
 	limits limits
 	base   []byte // the memory that parts are in
+	bell   int
 
 	slots   []moveSlot
 	free    []int
@@ -61,8 +65,8 @@ type moveSlot struct {
 	segments []epfdev.Segment
 }
 
-func newMover(e engine, l limits, depth int, memory []byte) *mover {
-	m := &mover{engine: e, limits: l, base: memory}
+func newMover(e engine, l limits, depth int, memory []byte, bell int) *mover {
+	m := &mover{engine: e, limits: l, base: memory, bell: bell}
 	m.slots = make([]moveSlot, depth)
 	for i := range m.slots {
 		m.slots[i].segments = make([]epfdev.Segment, 0, l.segments)
@@ -180,8 +184,15 @@ func (m *mover) transferEnded(i int, err error) {
 	m.advance(i)
 }
 
-// Submit implements epc.Mover.
-func (m *mover) Submit() error { return m.engine.submit() }
+// Submit implements epc.Mover. It rings for what Completed would find now: moves that
+// needed no transfer, and transfers that the kernel would not ring for.
+func (m *mover) Submit() error {
+	err := m.engine.submit()
+	if len(m.done) > 0 || m.busy() > 0 && m.engine.holds() {
+		err = errors.Join(err, eventfd.Ring(m.bell))
+	}
+	return err
+}
 
 // Completed implements epc.Mover.
 func (m *mover) Completed() []*epc.Move {
@@ -202,7 +213,7 @@ func (m *mover) Completed() []*epc.Move {
 		m.begin(v)
 	}
 	m.done, m.out = m.out[:0], m.done
-	_ = m.engine.submit() // what was begun here; the next Submit says if that fails
+	_ = m.Submit() // what was begun here; the next one says if that fails
 	return m.out
 }
 
@@ -228,7 +239,7 @@ func (s *Slot) NewMover(depth int, memory []byte, bell int) (epc.Mover, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newMover(e, l, depth, memory), nil
+	return newMover(e, l, depth, memory, bell), nil
 }
 
 // kernelRing is what of an io_uring is needed: *uring.Ring.
@@ -247,14 +258,13 @@ type kernelRing interface {
 type ringEngine struct {
 	dev    *epfdev.Device
 	ring   kernelRing
-	bell   int
 	buffer uint32
 	flags  uint16
 	cqes   [32]uring.CQE
 }
 
 func newRingEngine(dev *epfdev.Device, byCPU bool, depth int, memory []byte, bell int) (_ *ringEngine, err error) {
-	e := &ringEngine{dev: dev, bell: bell}
+	e := &ringEngine{dev: dev}
 	if byCPU {
 		e.flags = epfdev.ByCPU
 	}
@@ -288,16 +298,11 @@ func (e *ringEngine) start(tag int, segments []epfdev.Segment, toHost bool) bool
 	return true
 }
 
-// submit rings the bell if the kernel still holds completions after it. The kernel rings
-// for the first of a row alone, and need not hand over the last one while another
-// processor is about to add the next.
-func (e *ringEngine) submit() error {
-	err := e.ring.Submit()
-	if e.ring.Due() {
-		err = errors.Join(err, eventfd.Ring(e.bell))
-	}
-	return err
-}
+func (e *ringEngine) submit() error { return e.ring.Submit() }
+
+// holds implements engine. The kernel rings for the first completion of a row alone, and
+// need not hand over the last one while another processor is about to add the next.
+func (e *ringEngine) holds() bool { return e.ring.Due() }
 
 func (e *ringEngine) copy(addr uint64, p []byte, toHost bool) error {
 	return away(e.dev.Copy(addr, p, toHost))

@@ -4,9 +4,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
-	"github.com/vblk-ep/vblk-ep/internal/eventfd"
+	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
+	"github.com/vblk-ep/vblk-ep/internal/epfdev"
 	"github.com/vblk-ep/vblk-ep/internal/uring"
 )
 
@@ -18,16 +18,17 @@ type holdingRing struct {
 	ready         []uring.CQE
 }
 
-func (r *holdingRing) Prepared() int { return 0 }
-func (r *holdingRing) Ready() int    { return len(r.ready) }
-func (r *holdingRing) Due() bool     { return r.calls < r.needed }
+func (r *holdingRing) Next() *uring.SQE { return new(uring.SQE) }
+func (r *holdingRing) Prepared() int    { return 0 }
+func (r *holdingRing) Ready() int       { return len(r.ready) }
+func (r *holdingRing) Due() bool        { return r.calls < r.needed }
 
 func (r *holdingRing) Submit() error {
 	if !r.Due() {
 		return nil
 	}
 	if r.calls++; r.calls == r.needed {
-		r.ready = append(r.ready, uring.CQE{UserData: 7})
+		r.ready = append(r.ready, uring.CQE{})
 	}
 	return nil
 }
@@ -41,31 +42,35 @@ func (r *holdingRing) Reap(out []uring.CQE) int {
 // Linux 7.2 may not hand over completions when it is asked to, and not ring for them
 // again. Who then sleeps until the bell rings sleeps for ever.
 func TestCompletionThatIsHeldBack(t *testing.T) {
-	bell, err := eventfd.New()
-	require.NoError(t, err)
-	defer unix.Close(bell)
-	rung := func() bool {
-		var b [8]byte
-		_, err := unix.Read(bell, b[:])
-		return err == nil
-	}
 	const needed = 4
-	e := &ringEngine{ring: &holdingRing{needed: needed}, bell: bell}
-	var ended []int
-	reap := func() error {
-		return e.reap(func(tag int, err error) {
-			require.NoError(t, err)
-			ended = append(ended, tag)
-		})
+	memory := make([]byte, 64)
+	ring := &holdingRing{needed: needed}
+	m := newMover(&ringEngine{dev: new(epfdev.Device), ring: ring}, limits{1, 1, 64}, 1, memory, newBell(t))
+	v := &epc.Move{Parts: []epc.Part{{Local: memory}}}
+	m.Start(v)
+	require.NoError(t, m.Submit())
+	require.True(t, rung(t, m), "after a submission")
+	for range needed/2 - 1 { // each asks twice
+		require.Empty(t, m.Completed())
+		require.True(t, rung(t, m), "after nothing was found")
 	}
-	require.NoError(t, e.submit())
-	require.True(t, rung(), "after a submission")
-	for range needed - 2 {
-		require.NoError(t, reap())
-		require.Empty(t, ended)
-		require.True(t, rung(), "after nothing was found")
-	}
-	require.NoError(t, reap())
-	require.Equal(t, []int{7}, ended)
-	require.False(t, rung(), "nothing is left")
+	require.Equal(t, []*epc.Move{v}, m.Completed())
+	require.NoError(t, v.Err)
+	require.False(t, rung(t, m), "nothing is left")
+}
+
+// The kernel's mark that there are completions may come after they were taken, and then
+// stays until the next. Who takes it at its word never sleeps again.
+func TestMarkThatComesLate(t *testing.T) {
+	memory := make([]byte, 64)
+	ring := &holdingRing{needed: 2}
+	m := newMover(&ringEngine{dev: new(epfdev.Device), ring: ring}, limits{1, 1, 64}, 1, memory, newBell(t))
+	m.Start(&epc.Move{Parts: []epc.Part{{Local: memory}}})
+	require.NoError(t, m.Submit())
+	require.True(t, rung(t, m))
+	require.Len(t, m.Completed(), 1)
+	ring.needed = 1000
+	require.NoError(t, m.Submit())
+	require.Empty(t, m.Completed())
+	require.False(t, rung(t, m), "there is nothing that could be found")
 }

@@ -7,9 +7,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
+	"github.com/vblk-ep/vblk-ep/internal/eventfd"
 )
 
 // modelEngine checks what it is asked for against the limits, and moves the bytes of
@@ -62,6 +64,8 @@ func (e *modelEngine) submit() error {
 	return nil
 }
 
+func (e *modelEngine) holds() bool { return false }
+
 func (e *modelEngine) copy(addr uint64, p []byte, toHost bool) error {
 	if toHost {
 		copy(e.host[addr:], p)
@@ -109,7 +113,24 @@ func newModel(t *testing.T, seed uint64) (*mover, *modelEngine, *rand.Rand) {
 	for i := range e.host {
 		e.host[i], e.base[i] = byte(random.Uint32()), byte(random.Uint32())
 	}
-	return newMover(e, l, 1+random.IntN(8), e.base), e, random
+	return newMover(e, l, 1+random.IntN(8), e.base, newBell(t)), e, random
+}
+
+func newBell(t *testing.T) int {
+	bell, err := eventfd.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, unix.Close(bell)) })
+	return bell
+}
+
+// rung says whether the mover's bell has rung since it was last asked.
+func rung(t *testing.T, m *mover) bool {
+	var b [8]byte
+	_, err := unix.Read(m.bell, b[:])
+	if err != nil {
+		require.ErrorIs(t, err, unix.EAGAIN)
+	}
+	return err == nil
 }
 
 // moves returns moves that do not overlap, and what host and local memory are to be
@@ -210,11 +231,20 @@ func TestMoverFailsAndCloses(t *testing.T) {
 	require.NotZero(t, fine)
 }
 
-func TestMoverRefusesForeignMemory(t *testing.T) {
-	m, _, _ := newModel(t, 1)
-	v := &epc.Move{Parts: []epc.Part{{Local: make([]byte, 64)}}}
-	m.Start(v)
-	require.Equal(t, []*epc.Move{v}, m.Completed())
-	require.ErrorIs(t, v.Err, errLocal)
+// A move that needs no transfer ends at once, and is told of like every other.
+func TestMoveWithoutTransfer(t *testing.T) {
+	m, e, _ := newModel(t, 1)
+	m.limits.align = 8
+	copied := &epc.Move{Dir: epc.ToHost, Parts: []epc.Part{{Addr: 5, Local: e.base[3:4]}}}
+	foreign := &epc.Move{Parts: []epc.Part{{Local: make([]byte, 64)}}}
+	m.Start(copied)
+	m.Start(foreign)
+	require.NoError(t, m.Submit())
+	require.True(t, rung(t, m))
+	require.Equal(t, []*epc.Move{copied, foreign}, m.Completed())
+	require.False(t, rung(t, m))
+	require.NoError(t, copied.Err)
+	require.Equal(t, e.base[3], e.host[5])
+	require.ErrorIs(t, foreign.Err, errLocal)
 	require.NoError(t, m.Close())
 }
