@@ -118,9 +118,25 @@ func (s *Shell) Listen(ctx context.Context) (string, error) {
 			_, end := s.Wait()
 			return "", fmt.Errorf("the guest has ended: %w", end)
 		case <-ctx.Done():
-			return "", fmt.Errorf("wait for the end of a script: %w", context.Cause(ctx))
+			return "", fmt.Errorf("wait for the end of a script: %w\n%s", context.Cause(ctx), s.stuck())
 		}
 	}
+}
+
+// stuckTime is how long a guest has to say why a script does not end.
+const stuckTime = 5 * time.Second
+
+// stuck returns what a script that does not end has printed, and what the kernel says its
+// tasks and processors do.
+func (s *Shell) stuck() string {
+	ctx, cancel := context.WithTimeout(context.Background(), stuckTime)
+	defer cancel()
+	before := len(s.Console())
+	err := s.SysRq(ctx, "wl")
+	if err == nil {
+		<-ctx.Done() // there is no mark of the end
+	}
+	return fmt.Sprintf("it has printed: %s\nthe console shows: %v\n%s", s.out.peek(), err, s.Console()[before:])
 }
 
 // End ends the guest's work, and returns what [VM.Wait] does.
@@ -184,6 +200,13 @@ func (o *printed) take(end string) (text, status string, changed <-chan struct{}
 	text, status = string(before), string(line)
 	o.text = bytes.Clone(rest)
 	return text, status, o.changed
+}
+
+// peek returns all that is there.
+func (o *printed) peek() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.text)
 }
 
 // drop takes all that is there.

@@ -357,6 +357,26 @@ func (v *VM) Type(text string) error {
 	return nil
 }
 
+// sysRqPause is the time between a break and a key. Serial ports mix them up when one
+// comes before the other was taken.
+const sysRqPause = 500 * time.Millisecond
+
+// SysRq presses magic SysRq keys on the console, one after the other: "w" has the kernel
+// show there which tasks are blocked and where, "l" what the processors do.
+func (v *VM) SysRq(ctx context.Context, keys string) error {
+	for _, key := range keys {
+		if _, err := v.QMP(ctx, "chardev-send-break", map[string]string{"id": "console"}); err != nil {
+			return fmt.Errorf("vm: magic SysRq: %w", err)
+		}
+		time.Sleep(sysRqPause)
+		if err := v.Type(string(key)); err != nil {
+			return err
+		}
+		time.Sleep(sysRqPause)
+	}
+	return nil
+}
+
 // WaitConsole waits until the text has appeared on the console.
 func (v *VM) WaitConsole(ctx context.Context, text string) error {
 	return v.console.waitFor(ctx, text)

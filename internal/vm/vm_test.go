@@ -363,3 +363,26 @@ func TestVMModules(t *testing.T) {
 	require.NoError(t, err)
 	logTimes(t, res)
 }
+
+// Of a script that does not come to an end, the error says how far it came, and what the
+// kernel does.
+func TestVMScriptThatDoesNotEnd(t *testing.T) {
+	for _, k := range []Kernel{Kernels()[0], ARM64()} {
+		t.Run(k.Name, func(t *testing.T) {
+			s, err := StartShell(t.Context(), Config{Kernel: k, Timeout: patient})
+			require.NoError(t, err)
+			t.Cleanup(func() {
+				s.Kill()
+				_, _ = s.Wait()
+			})
+			require.NoError(t, s.AwaitUp(t.Context()))
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, err = s.Run(ctx, "echo so far; sleep 1000")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			for _, part := range []string{"so far", "Show Blocked State", "Show backtrace of all active CPUs"} {
+				require.ErrorContains(t, err, part)
+			}
+		})
+	}
+}
