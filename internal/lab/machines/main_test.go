@@ -72,10 +72,24 @@ func (l *testLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// evidence logs what helps to understand a failure.
+// remains says what the program did last, and what it does now if it has not ended: where
+// its threads are, its io_urings, and its goroutines, which ends it.
+const remains = `
+	set +e
+	dmesg | tail -n 40
+	p=$(cat /tmp/vblk.pid 2>/dev/null) && [ -d /proc/$p ] && {
+		grep . /proc/$p/task/*/wchan /proc/$p/task/*/stat /proc/$p/task/*/syscall
+		cat /proc/interrupts
+		grep -l SqMask /proc/$p/fdinfo/* | xargs cat
+		kill -QUIT $p
+		within 10 test ! -d /proc/$p
+	} 2>&1
+	cat /tmp/vblk.* 2>/dev/null
+`
+
+// evidence logs what helps to understand a failure. A guest whose last script has not come
+// to an end has no answer.
 func (r *rig) evidence() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
 	for name, g := range map[string]*vm.Shell{"endpoint": r.EP(), "root complex": r.RC()} {
 		if g == nil {
 			continue
@@ -85,7 +99,9 @@ func (r *rig) evidence() {
 			r.t.Logf("%s has ended: %v\n", name, err)
 			continue
 		}
-		out, err := g.Run(ctx, "cat /tmp/vblk.* 2>/dev/null; dmesg | tail -n 40")
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		out, err := g.Run(ctx, suite.Prelude+remains)
+		cancel()
 		r.t.Logf("%s: %v\n%s", name, err, out)
 	}
 	r.t.Logf("link: %+v", r.Lab.Stats())
