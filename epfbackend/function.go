@@ -245,6 +245,18 @@ func (f *Function) Reset(ctx context.Context) error {
 	return nil
 }
 
+// HostGone implements epc.Function.
+func (f *Function) HostGone(ctx context.Context) error {
+	regs, ok := f.regs.(*regfile.TrapFree)
+	if !ok {
+		return f.Reset(ctx)
+	}
+	if err := regs.HostGone(ctx); err != nil {
+		return fmt.Errorf("the host is gone: requests are still in flight: %w", err)
+	}
+	return nil
+}
+
 // Pause implements epc.Function.
 func (f *Function) Pause(ctx context.Context) error { return f.rest(ctx, paused) }
 

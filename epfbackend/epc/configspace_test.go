@@ -29,11 +29,12 @@ func (r *recorder) ReadBAR(bar int, off uint64, p []byte) {
 func (r *recorder) WriteBAR(bar int, off uint64, p []byte) {
 	r.log = append(r.log, fmt.Sprintf("write %d %#x %x", bar, off, p))
 }
-func (r *recorder) Attach(Controller)           {}
-func (r *recorder) Pause(context.Context) error { return nil }
-func (r *recorder) Resume()                     {}
-func (r *recorder) Reset(context.Context) error { return nil }
-func (r *recorder) Detach() error               { return nil }
+func (r *recorder) Attach(Controller)              {}
+func (r *recorder) Pause(context.Context) error    { return nil }
+func (r *recorder) Resume()                        {}
+func (r *recorder) Reset(context.Context) error    { return nil }
+func (r *recorder) HostGone(context.Context) error { return nil }
+func (r *recorder) Detach() error                  { return nil }
 
 func testFunction() *recorder {
 	d := Description{

@@ -36,6 +36,10 @@ type Function interface {
 	// when ctx ends first (the reset then completes later).
 	Reset(ctx context.Context) error
 
+	// HostGone is Reset after the host's end had gone, where another may have come by now:
+	// see Late. What that has written to the memory of BARs stays.
+	HostGone(ctx context.Context) error
+
 	// Detach ends the attachment: a Reset without a time limit, after which
 	// everything the host wrote has been flushed to the disk.
 	Detach() error

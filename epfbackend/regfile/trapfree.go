@@ -54,6 +54,11 @@ type TrapFreeConfig struct {
 	// The memory of the structures in the BAR, each from its first byte: 64
 	// bytes, 4 bytes, and DeviceConfig's length rounded up to 4.
 	Common, ISR, Device Memory
+
+	// Settled says whether all that has happened to the host's end has been told, by
+	// Reset or HostGone. While it says no nothing is started, so that what runs when it is
+	// told is of before. nil: always.
+	Settled func() bool
 }
 
 // TrapFree is the register file of a controller that sees no access: the
@@ -77,7 +82,7 @@ type TrapFreeConfig struct {
 //     refuses a queue that is enabled before it has enabled it. Should that hit
 //     the next driver's 1, nothing is lost: its DRIVER_OK is evidence enough.
 //   - DEVICE_NEEDS_RESET in the status, by compare-and-swap of a status that has
-//     DRIVER_OK, and 0 there in place of such a status: see Disown.
+//     DRIVER_OK, and 0 there in place of such a status: see Disown and HostGone.
 //   - config_generation, by compare-and-swap, and the fields of the device
 //     configuration that changed.
 //   - driver_feature_select and config_msix_vector, while a driver sets up several
@@ -235,7 +240,8 @@ func (t *TrapFree) TakeOver(r Running) {
 
 // Disown is called before TakeOver, and then nothing is taken over, where the host's end
 // may have gone since the memory was left. DRIVER_OK of a driver that was served then is
-// taken back: somebody who has set up the device since has left queue_enable set.
+// taken back. Somebody who has set up the device since has left queue_enable set, which is
+// put back only while nothing runs, and not while nobody is there.
 func (t *TrapFree) Disown() {
 	m := t.cfg.Common
 	for range persistence {
@@ -387,6 +393,26 @@ func (t *TrapFree) Reset(ctx context.Context) error {
 	t.write()
 	done := t.stopping
 	t.mu.Unlock()
+	return await(ctx, done)
+}
+
+// HostGone is Reset where the end of the host is told late, and another may be there: what
+// runs ends, and what a driver has written since then stays. What runs is of before, for
+// Settled has said no since; where it still stands in the registers, its DRIVER_OK is taken
+// back. A driver that was ready before, and not sampled, counts as one that came since.
+func (t *TrapFree) HostGone(ctx context.Context) error {
+	t.mu.Lock()
+	if a := t.now.Load(); a != nil {
+		t.retire(a)
+		t.Disown()
+	}
+	done := t.stopping
+	t.mu.Unlock()
+	return await(ctx, done)
+}
+
+// await waits for the end of a stop, if there is one.
+func await(ctx context.Context, done <-chan struct{}) error {
 	if done == nil {
 		return nil
 	}

@@ -81,7 +81,7 @@ func (t *TrapFree) activate() error {
 	if t.newSetUp() {
 		t.captures = captures{}
 	}
-	if !t.holds(a) {
+	if !t.holds(a) || t.cfg.Settled != nil && !t.cfg.Settled() {
 		return nil
 	}
 	err := t.collect(a, sel, vector)

@@ -51,17 +51,34 @@ func (s *Slot) handle(e epfdev.Event) {
 	if lost := e.Sequence != seen+1; lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
-	s.state.saw(e.Sequence)
+	s.saw(e.Sequence)
 	if e.Status&epfdev.LinkUp != 0 && !s.masterOff(e.Status) {
 		s.raiseOwed()
 	}
 }
 
-// reset brings the function into its state at reset: the host's end is gone.
+// saw notes the last event that the function was told of.
+func (s *Slot) saw(sequence uint64) {
+	s.state.saw(sequence)
+	s.told.Store(sequence)
+}
+
+// Settled implements epc.Late.
+func (s *Slot) Settled() bool {
+	i, err := s.dev.Info()
+	return err == nil && i.Changes == s.told.Load()
+}
+
+// reset brings the function into its state at reset: the host's end is gone. It may be back
+// already, or another one be there. While the link is down nobody can write to the BARs.
 func (s *Slot) reset() {
 	ctx, cancel := context.WithTimeout(background, patience)
 	defer cancel()
-	if err := s.fn.Reset(ctx); err != nil {
+	end := s.fn.HostGone
+	if i, err := s.dev.Info(); err == nil && i.Status&epfdev.LinkUp == 0 {
+		end = s.fn.Reset
+	}
+	if err := end(ctx); err != nil {
 		s.log.Warn("the link went down", "err", err)
 	}
 	s.mu.Lock()

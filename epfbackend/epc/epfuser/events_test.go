@@ -17,7 +17,8 @@ type resets struct {
 	n int
 }
 
-func (r *resets) Reset(context.Context) error {
+// HostGone, for nothing says that the link is down now.
+func (r *resets) HostGone(context.Context) error {
 	r.n++
 	return nil
 }
@@ -26,7 +27,7 @@ func (r *resets) Reset(context.Context) error {
 // end of a link, and all others are what they say.
 func TestEventsThatAreNews(t *testing.T) {
 	fn := new(resets)
-	s := &Slot{fn: fn, state: make(state, 4096), log: slog.New(slog.DiscardHandler)}
+	s := &Slot{fn: fn, dev: new(epfdev.Device), state: make(state, 4096), log: slog.New(slog.DiscardHandler)}
 	s.state.saw(5)
 	up := uint32(epfdev.LinkUp | epfdev.BusMaster | epfdev.BusMasterKnown)
 	for _, c := range []struct {

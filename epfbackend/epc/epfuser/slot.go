@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,8 @@ type Slot struct {
 	adopted bool // it was left for us, by a server that ended or died
 	left    bool // it is left to the next server: by us, or still by the one before
 
-	fn epc.Function
+	fn   epc.Function
+	told atomic.Uint64 // the last event that it was told of
 
 	mu   sync.Mutex
 	owed []uint16 // interrupts that could not be sent
@@ -93,7 +95,7 @@ func (s *Slot) attach(fn epc.Function) error {
 		}
 		if err == nil {
 			fn.Attach(s)
-			s.state.saw(s.info.Changes)
+			s.saw(s.info.Changes)
 			s.state.made(&s.desc)
 		}
 	}
@@ -198,6 +200,8 @@ func (s *Slot) Serve(ctx context.Context, fn epc.Function) error {
 	}
 	return errors.Join(err, s.leave(err == nil))
 }
+
+var _ epc.Late = (*Slot)(nil)
 
 // Memory implements epc.Controller.
 func (s *Slot) Memory() *epc.Memory { return s.host }

@@ -102,6 +102,8 @@ func (p *probe) Resume() {
 	p.paused = false
 }
 
+func (p *probe) HostGone(context.Context) error { panic("the host never is") }
+
 func (p *probe) Reset(ctx context.Context) error {
 	defer p.call("Reset")()
 	p.note("Reset")

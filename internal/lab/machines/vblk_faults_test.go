@@ -2,6 +2,7 @@ package machines
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -190,4 +191,34 @@ func TestVMVblkFaults(t *testing.T) {
 		r.rc(fmt.Sprintf(remove, port))
 		r.stopServing()
 	}
+}
+
+// That the host's end has gone may be told when the host's next driver has set up the device
+// already. It is served.
+func TestVMVblkIsToldLate(t *testing.T) {
+	r := vblk(t, "newest")
+	r.serveOn("--disk /dev/vda2")
+	r.ep("kill -STOP $(cat /tmp/vblk.pid)")
+	r.rc(`
+		device=$(readlink -f /sys/block/vda/device/..)
+		port=$(dirname $device)
+		echo 1 >$device/remove
+		control=$(od -An -tu1 -j62 -N1 $port/config)
+		for reset in 64 0; do # the port's bridge control: secondary bus reset
+			printf "\\$(printf %o $((control | reset)))" | dd of=$port/config bs=1 seek=62 conv=notrunc status=none
+		done
+		{ echo 1 >/sys/bus/pci/rescan; touch /tmp/found; } & # after a look for partitions
+		within 180 test -b /dev/vda
+		sleep 1
+		test ! -e /tmp/found
+	`)
+	r.ep(`
+		! grep "type=4" /tmp/vblk.err
+		kill -CONT $(cat /tmp/vblk.pid)
+		within 60 grep "type=4" /tmp/vblk.err
+	`)
+	r.rc("within 180 test -e /tmp/found")
+	r.counted(t, func() { r.rc(strings.Replace(verify, "--size=32m", "--size=8m", 1)) })
+	r.rc("echo 1 >/sys/block/vda/device/../remove")
+	r.stopServing()
 }
