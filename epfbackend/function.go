@@ -239,6 +239,9 @@ func (f *Function) Detach() error {
 
 // Reset implements epc.Function.
 func (f *Function) Reset(ctx context.Context) error {
+	if f.sampler != nil {
+		f.sampler.reset.Store(true)
+	}
 	if err := f.regs.Reset(ctx); err != nil {
 		return fmt.Errorf("reset: requests are still in flight: %w", err)
 	}
@@ -251,6 +254,7 @@ func (f *Function) HostGone(ctx context.Context) error {
 	if !ok {
 		return f.Reset(ctx)
 	}
+	f.sampler.reset.Store(true)
 	if err := regs.HostGone(ctx); err != nil {
 		return fmt.Errorf("the host is gone: requests are still in flight: %w", err)
 	}

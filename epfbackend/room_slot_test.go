@@ -9,6 +9,7 @@ import (
 	"github.com/vblk-ep/vblk-ep/epfbackend"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc/loopback"
+	"github.com/vblk-ep/vblk-ep/internal/rc"
 	"github.com/vblk-ep/vblk-ep/virtio/virtioblk"
 )
 
@@ -36,6 +37,32 @@ func TestDoorbellOfAController(t *testing.T) {
 			}
 			require.NotZero(t, r.q.Kicks())
 		})
+	}
+}
+
+// A host whose end was told late, when its next driver was ready already, is served, and
+// the doorbell mapped again.
+func TestHostIsBackBeforeItsEndIsTold(t *testing.T) {
+	r := newRig(t, roomy(1<<20))
+	for range 3 {
+		roundTrips(r)
+		require.True(t, r.slot.Rings())
+		read := func() {
+			require.NoError(t, r.dev.Close())
+			var err error
+			r.dev, err = rc.Open(r.slot)
+			require.NoError(t, err)
+			r.start()
+			require.NoError(t, r.q.Submit(r.request(sector)))
+			require.NoError(t, r.q.Kick())
+			_, err = r.q.Wait(nil, 3*epfbackend.ReactionTime)
+			require.ErrorIs(t, err, rc.ErrTimeout, "who is there may be of before")
+		}
+		require.NoError(t, r.slot.ResetToldLate(read))
+		done, err := r.q.Wait(nil, patience)
+		require.NoError(t, err)
+		require.Len(t, done, 1)
+		require.Eventually(t, r.slot.Rings, patience, time.Millisecond)
 	}
 }
 

@@ -51,9 +51,10 @@ type sampler struct {
 	ended chan struct{}
 
 	// with mover only
-	begun  bool      // a driver was there when we last looked
-	mapped bool      // its notifications ring
-	tried  time.Time // to map the doorbell
+	reset  atomic.Bool // the next driver may find the BARs in another place
+	begun  bool        // a driver was there when we last looked
+	mapped bool        // its notifications ring
+	tried  time.Time   // to map the doorbell
 
 	// several queues only
 	settingUp bool // the driver was setting them up when we last looked
@@ -134,7 +135,7 @@ func (s *sampler) follow(now time.Time) {
 	if s.mover == nil {
 		return
 	}
-	was := s.begun
+	was := !s.reset.Swap(false) && s.begun
 	s.begun = s.regs.Begun()
 	if s.begun && (!was || !s.mapped && now.Sub(s.tried) >= ReactionTime) {
 		s.mapped, s.tried = s.mover.MapDoorbell(), now

@@ -42,6 +42,7 @@ type Slot struct {
 	rang   bool  // the doorbell, when there was none
 	record []byte
 	mapped atomic.Bool
+	untold atomic.Bool // a reset
 }
 
 var _ rc.Bus = (*Slot)(nil)
@@ -334,16 +335,48 @@ func (s *Slot) INTx(fd int) error {
 // Reset implements rc.Bus.
 func (s *Slot) Reset() error {
 	return s.access(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		s.config.Reset()
-		s.route()
-		if err := s.fn.Reset(ctx); err != nil {
-			return err
-		}
-		return s.host.quiet()
+		s.forget()
+		return s.tell(s.fn.Reset)
 	})
 }
+
+// ResetToldLate is Reset, of which the function is told only when another driver may have
+// begun: after meanwhile.
+func (s *Slot) ResetToldLate(meanwhile func()) error {
+	err := s.access(func() error {
+		s.untold.Store(true)
+		s.forget()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	meanwhile()
+	return s.access(func() error {
+		defer s.untold.Store(false)
+		return s.tell(s.fn.HostGone)
+	})
+}
+
+// forget is what a reset does to the slot itself: no BAR has a place any more.
+func (s *Slot) forget() {
+	s.config.Reset()
+	s.mapped.Store(false)
+	s.route()
+}
+
+// tell tells the function of a reset, after which it must leave host memory alone.
+func (s *Slot) tell(reset func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := reset(ctx); err != nil {
+		return err
+	}
+	return s.host.quiet()
+}
+
+// Rings says whether the host's notifications reach the doorbell, not memory.
+func (s *Slot) Rings() bool { return s.mapped.Load() }
 
 // controller is the slot as the function sees it.
 type controller struct{ s *Slot }
@@ -352,6 +385,7 @@ var (
 	_ epc.Controller     = controller{}
 	_ epc.DoorbellMapper = controller{}
 	_ epc.Recording      = controller{}
+	_ epc.Late           = controller{}
 )
 
 // recordLen is as much as kernels give an endpoint's function.
@@ -359,6 +393,9 @@ const recordLen = 64 << 10
 
 // Record implements epc.Recording.
 func (c controller) Record() []byte { return c.s.record }
+
+// Settled implements epc.Late.
+func (c controller) Settled() bool { return !c.s.untold.Load() }
 
 // MapDoorbell implements epc.DoorbellMapper.
 func (c controller) MapDoorbell() bool {
