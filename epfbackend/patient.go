@@ -134,6 +134,13 @@ func (w *worker) again(err error) bool {
 	if err == nil || !errors.Is(err, epc.ErrAway) || w.gate.wanted() == stopped {
 		return false
 	}
-	time.Sleep(awayNap)
-	return w.gate.wanted() != stopped && w.live()
+	for {
+		time.Sleep(awayNap)
+		switch {
+		case w.gate.wanted() == stopped || !w.live():
+			return false
+		case settled(w.ctl): // otherwise it may be another host that can be reached
+			return true
+		}
+	}
 }

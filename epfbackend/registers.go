@@ -47,10 +47,6 @@ func (f *Function) newTrapped() *regfile.Trapped {
 
 // trapFreeConfig describes the registers of a function in the memory of its BAR.
 func (f *Function) trapFreeConfig(c epc.Controller) regfile.TrapFreeConfig {
-	var settled func() bool
-	if late, ok := c.(epc.Late); ok {
-		settled = late.Settled
-	}
 	return regfile.TrapFreeConfig{
 		Word: f.mirror.Word, Queues: f.opts.Queues, QueueSize: f.opts.QueueSize,
 		Vectors: f.desc.MSIX.Vectors, DeviceConfig: f.deviceConfig(),
@@ -58,8 +54,14 @@ func (f *Function) trapFreeConfig(c epc.Controller) regfile.TrapFreeConfig {
 		Common:      window(c, f.layout.common, virtiopci.CommonCfgLen),
 		ISR:         window(c, f.layout.isr, 4),
 		Device:      window(c, f.layout.device, virtioblk.ConfigLen),
-		Settled:     settled,
+		Settled:     func() bool { return settled(c) },
 	}
+}
+
+// settled says whether we have been told of all that has happened to the host's end.
+func settled(c epc.Controller) bool {
+	late, ok := c.(epc.Late)
+	return !ok || late.Settled()
 }
 
 // window returns n bytes of the controller's BAR memory.

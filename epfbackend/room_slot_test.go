@@ -1,6 +1,7 @@
 package epfbackend_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,6 +64,48 @@ func TestHostIsBackBeforeItsEndIsTold(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, done, 1)
 		require.Eventually(t, r.slot.Rings, patience, time.Millisecond)
+	}
+}
+
+// What waits for a host that is away does not go on with the next one, whose memory it does
+// not know.
+func TestHostIsBackInTheMiddleOfRequests(t *testing.T) {
+	for name, link := range map[string]*loopback.Link{"transfers": nil, "moves": shuffled(3)} {
+		t.Run(name, func(t *testing.T) {
+			var away atomic.Bool
+			var tried atomic.Int64
+			s := roomy(1 << 20)
+			s.link, s.faults = link, transfersOnly()
+			s.faults.Transfers(func(bool, uint64, int) error {
+				tried.Add(1)
+				if away.Load() {
+					return epc.ErrAway
+				}
+				return nil
+			})
+			r := newRig(t, s)
+			roundTrips(r)
+			away.Store(true)
+			before := tried.Load()
+			for range 8 {
+				require.NoError(t, r.q.Submit(r.request(64<<10)))
+			}
+			require.NoError(t, r.q.Kick())
+			require.Eventually(t, func() bool { return tried.Load() > before+20 }, patience, time.Millisecond)
+			require.NoError(t, r.slot.ResetToldLate(func() {
+				time.Sleep(20 * time.Millisecond) // what is being tried has failed
+				away.Store(false)
+				before = tried.Load()
+				time.Sleep(50 * time.Millisecond)
+				require.Equal(t, before, tried.Load(), "the memory of a host that is not ours")
+			}))
+			require.NoError(t, r.dev.Close())
+			var err error
+			r.dev, err = rc.Open(r.slot)
+			require.NoError(t, err)
+			r.start()
+			roundTrips(r)
+		})
 	}
 }
 

@@ -124,7 +124,7 @@ func (s *Shell) Listen(ctx context.Context) (string, error) {
 }
 
 // stuckTime is how long a guest has to say why a script does not end.
-const stuckTime = 5 * time.Second
+const stuckTime = 10 * time.Second
 
 // stuck returns what a script that does not end has printed, and what the kernel says its
 // tasks and processors do.
