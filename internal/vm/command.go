@@ -87,7 +87,7 @@ func arguments(c Config, g bootSet) []string {
 		args = append(args, c.Firmware.arguments(g.arch.name, g.firmware)...)
 	}
 	if !c.BootDisk {
-		// A panic resets the machine at once, which ends the run. The keys are for SysRq.
+		// A panic resets the machine at once, which ends the run. All of SysRq works.
 		cmdline := "console=" + g.arch.console + " panic=-1 oops=panic sysrq_always_enabled " + c.Cmdline
 		args = append(args, "-kernel", g.image,
 			"-initrd", fmt.Sprintf("/proc/self/fd/%d", firstFD+len(names)),

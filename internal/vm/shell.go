@@ -132,11 +132,11 @@ func (s *Shell) stuck() string {
 	ctx, cancel := context.WithTimeout(context.Background(), stuckTime)
 	defer cancel()
 	before := len(s.Console())
-	err := s.SysRq(ctx, "wl")
-	if err == nil {
-		<-ctx.Done() // there is no mark of the end
+	if err := s.SysRq(ctx, "wl"); err != nil {
+		return fmt.Sprintf("it has printed: %s\n%v", s.out.peek(), err)
 	}
-	return fmt.Sprintf("it has printed: %s\nthe console shows: %v\n%s", s.out.peek(), err, s.Console()[before:])
+	<-ctx.Done() // there is no mark of the end
+	return fmt.Sprintf("it has printed: %s\nthe console shows:\n%s", s.out.peek(), s.Console()[before:])
 }
 
 // End ends the guest's work, and returns what [VM.Wait] does.

@@ -51,22 +51,16 @@ func (s *Slot) handle(e epfdev.Event) {
 	if lost := e.Sequence != seen+1; lost || e.Type == epfdev.EventLinkDown || e.Type == epfdev.EventDeinit {
 		s.reset()
 	}
-	s.saw(e.Sequence)
+	s.state.saw(e.Sequence)
 	if e.Status&epfdev.LinkUp != 0 && !s.masterOff(e.Status) {
 		s.raiseOwed()
 	}
 }
 
-// saw notes the last event that the function was told of.
-func (s *Slot) saw(sequence uint64) {
-	s.state.saw(sequence)
-	s.told.Store(sequence)
-}
-
 // Settled implements epc.Late.
 func (s *Slot) Settled() bool {
 	i, err := s.dev.Info()
-	return err == nil && i.Changes == s.told.Load()
+	return err == nil && i.Changes == s.state.seen()
 }
 
 // reset brings the function into its state at reset: the host's end is gone. It may be back

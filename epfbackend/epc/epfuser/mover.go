@@ -186,9 +186,13 @@ func (m *mover) transferEnded(i int, err error) {
 
 // Submit implements epc.Mover. It rings for what Completed would find now: moves that
 // needed no transfer, and transfers that the kernel would not ring for.
-func (m *mover) Submit() error {
-	err := m.engine.submit()
-	if len(m.done) > 0 || m.busy() > 0 && m.engine.holds() {
+func (m *mover) Submit() (err error) {
+	more := len(m.done) > 0
+	if m.busy() > 0 {
+		err = m.engine.submit()
+		more = more || m.engine.holds()
+	}
+	if more {
 		err = errors.Join(err, eventfd.Ring(m.bell))
 	}
 	return err
@@ -196,8 +200,10 @@ func (m *mover) Submit() error {
 
 // Completed implements epc.Mover.
 func (m *mover) Completed() []*epc.Move {
-	if err := m.engine.reap(m.ended); err != nil {
-		return nil // Submit will say so
+	if m.busy() > 0 {
+		if err := m.engine.reap(m.ended); err != nil {
+			return nil // Submit will say so
+		}
 	}
 	for len(m.stuck) > 0 {
 		i := m.stuck[len(m.stuck)-1]

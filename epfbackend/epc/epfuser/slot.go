@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -33,8 +32,7 @@ type Slot struct {
 	adopted bool // it was left for us, by a server that ended or died
 	left    bool // it is left to the next server: by us, or still by the one before
 
-	fn   epc.Function
-	told atomic.Uint64 // the last event that it was told of
+	fn epc.Function
 
 	mu   sync.Mutex
 	owed []uint16 // interrupts that could not be sent
@@ -95,7 +93,7 @@ func (s *Slot) attach(fn epc.Function) error {
 		}
 		if err == nil {
 			fn.Attach(s)
-			s.saw(s.info.Changes)
+			s.state.saw(s.info.Changes)
 			s.state.made(&s.desc)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/vblk-ep/vblk-ep/epfbackend/epc"
 	"github.com/vblk-ep/vblk-ep/internal/epfdev"
@@ -42,9 +44,12 @@ func (s state) made(d *epc.Description) {
 
 // saw notes the last event that the function was told of. All that has happened to it
 // while nobody was there comes after that.
-func (s state) saw(sequence uint64) { binary.NativeEndian.PutUint64(s[offSeen:], sequence) }
+func (s state) saw(sequence uint64) { atomic.StoreUint64(s.last(), sequence) }
 
-func (s state) seen() uint64 { return binary.NativeEndian.Uint64(s[offSeen:]) }
+// seen returns that event. It may be called from any goroutine, as saw.
+func (s state) seen() uint64 { return atomic.LoadUint64(s.last()) }
+
+func (s state) last() *uint64 { return (*uint64)(unsafe.Pointer(&s[offSeen])) }
 
 // holds says whether the function was programmed by one of us, and as d says if it is
 // not nil.

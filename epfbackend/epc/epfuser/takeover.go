@@ -97,7 +97,7 @@ func (s *Slot) goOn(fn epc.Function) (bool, error) {
 		return false, err
 	}
 	s.left = false
-	s.saw(s.info.Changes)
+	s.state.saw(s.info.Changes)
 	s.log.Info("a function is taken over")
 	return true, nil
 }
